@@ -1,0 +1,46 @@
+"""fkdiff steers diffusion and flow models at inference time, as one weighted cloud.
+
+Names are loaded when they are first used: `import fkdiff` imports neither torch nor diffusers.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fkdiff._version import __version__
+
+if TYPE_CHECKING:
+    from fkdiff.result import Result
+    from fkdiff.smc import Resample
+    from fkdiff.steering import Steered, steer
+    from fkdiff.terms import Tilt, as_reward, minimum
+
+__all__ = [
+    "Resample",
+    "Result",
+    "Steered",
+    "Tilt",
+    "__version__",
+    "as_reward",
+    "minimum",
+    "steer",
+]
+
+_HOMES = {
+    "Resample": "fkdiff.smc",
+    "Result": "fkdiff.result",
+    "Steered": "fkdiff.steering",
+    "Tilt": "fkdiff.terms",
+    "as_reward": "fkdiff.terms",
+    "minimum": "fkdiff.terms",
+    "steer": "fkdiff.steering",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'fkdiff' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -166,7 +166,7 @@ class Cloud:
         if settings.partial is None:
             return torch.arange(particles).expand(len(fire), -1)
         size = max(2, round(settings.partial * particles))
-        order = self.log_w[fire.flatten()].argsort(1, stable=True)
+        order = self.log_w[fire.flatten()].argsort(dim=1, stable=True)
         chosen = torch.cat([order[:, : size // 2], order[:, size // 2 - size :]], 1)
         return chosen.sort(1).values
 

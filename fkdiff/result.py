@@ -1,32 +1,15 @@
 """What a steered run leaves behind: a weighted cloud per prompt, and what it cost."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fkdiff.terms.cost import Cost
+
 __all__ = ["Cost", "Result", "Trace"]
-
-
-@dataclass
-class Cost:
-    """What a run spent.
-
-    Arguments:
-        denoiser_evaluations: Rows sent through the denoiser (a CFG pair counts two).
-        decodes: Rows decoded to pixels, waveforms or frames.
-        reward_calls: Samples scored, by reward name.
-        seconds: Wall-clock seconds by stage: `total`, `denoise`, `decode`, `reward`, `resample`.
-        peak_memory_mb: Peak resident (CPU) or allocated (CUDA) memory in MB, None if unknown.
-    """
-
-    denoiser_evaluations: int = 0
-    decodes: int = 0
-    reward_calls: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    peak_memory_mb: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,183 @@
+"""One steered run: reweight, resample and keep the books, once per transition."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fkdiff.processes.streams import prompt_generators
+from fkdiff.result import Result, Trace
+from fkdiff.smc import Cloud, Resample
+from fkdiff.terms.cost import Cost
+from fkdiff.terms.reward import Reward
+from fkdiff.terms.step import Step
+from fkdiff.terms.term import State, Term
+
+__all__ = ["SELECTS", "Run"]
+
+SELECTS = ("best", "sample", "all")
+
+
+@dataclass
+class Run:
+    """The engine that a tap calls: owns the cloud, the terms' states and the record.
+
+    Arguments:
+        prompts: The P prompts.
+        particles: K.
+        terms: Their log-twists are summed.
+        resample: When and how to resample, None never.
+        monitor: Rewards that are reported on final samples and never steered on.
+        select: Which particles come out: "best", "sample" (weighted draws) or "all".
+        wanted: Samples returned for each prompt.
+        seed: Seed of every stream.
+        cost: What is spent.
+    """
+
+    prompts: list[str]
+    particles: int
+    terms: Sequence[Term]
+    resample: Resample | None
+    monitor: Sequence[Reward]
+    select: str
+    wanted: int
+    seed: int
+    cost: Cost
+    cloud: Cloud = field(init=False)
+    trace: list[Trace] = field(default_factory=list)
+    selected: Tensor | None = None
+    _states: list[State] = field(default_factory=list)
+    _twists: list[Tensor] = field(default_factory=list)
+    _last: Step | None = None
+    _latents: Tensor | None = None
+    _rewards: dict[str, Tensor] = field(default_factory=dict)
+    _samples: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        shape = (len(self.prompts), self.particles)
+        self._streams = prompt_generators(self.seed, len(self.prompts), "resampling")
+        self.cloud = Cloud(*shape, self.resample, self._streams)
+        self._states = [term.start(len(self.prompts) * self.particles) for term in self.terms]
+        self._twists = [torch.zeros(shape, dtype=torch.float64) for _ in self.terms]
+
+    @property
+    def log_w(self) -> Tensor:
+        """Carried log-weights, shape (P, K)."""
+        return self.cloud.log_w
+
+    @property
+    def resamples(self) -> bool:
+        """Whether weights can differ before the end, so that resampling can fire."""
+        return (
+            self.resample is not None
+            and self.particles > 1
+            and any(term.steers for term in self.terms)
+        )
+
+    def may_resample(self, index: int, total: int) -> bool:
+        """Whether the trigger could fire at this transition."""
+        return (
+            self.resamples and self.resample is not None and self.resample.may_fire(index, total)
+        )
+
+    def transition(self, step: Step) -> Tensor | None:
+        """Reweight by the change of the log-twists, then resample.
+
+        On the final transition the rows to return are chosen instead: the cloud stays as it is in
+        the record, and the pipeline's first slots of each prompt get the selected particles.
+        """
+        self._last = step
+        increment = torch.zeros_like(self.log_w)
+        for i, term in enumerate(self.terms):
+            twist, self._states[i] = term.log_twist(step, self._states[i])
+            dead = self._twists[i] == -torch.inf  # such a particle has weight zero already
+            increment += torch.where(dead, 0.0, twist - self._twists[i])
+            self._twists[i] = twist
+        self.cloud.reweight(increment)
+        ess = self.cloud.ess
+        with self.cost.time("resample"):
+            rows = self.cloud.resample(step.index, step.total)
+        self._record(step, ess, rows)
+        if step.final:
+            return self._finish(step, rows)
+        if rows is not None:
+            self._permute(rows)
+        return rows
+
+    def _permute(self, rows: Tensor) -> None:
+        self._states = [{k: v[rows] for k, v in state.items()} for state in self._states]
+        self._twists = [t.flatten()[rows].reshape(t.shape) for t in self._twists]
+
+    def _record(self, step: Step, ess: Tensor, rows: Tensor | None) -> None:
+        moved = torch.zeros(len(self.prompts), dtype=torch.bool)
+        if rows is not None:
+            stay = torch.arange(len(rows))
+            moved = (rows != stay).reshape(self.log_w.shape).any(dim=1)
+        alpha, sigma = (step.path.alpha, step.path.sigma) if step.path else (0.0, 0.0)
+        self.trace.append(Trace(step.index, alpha, sigma, ess, moved, dict(step.scores)))
+
+    def _finish(self, step: Step, rows: Tensor | None) -> Tensor:
+        """Score the monitors, put the last resampling into the record, choose what comes out."""
+        for reward in self.monitor:
+            step.score(reward)
+        kept = torch.arange(self.log_w.numel()) if rows is None else rows
+        shape = self.log_w.shape
+        self._permute(kept)
+        self._latents = step.x_next[kept.to(step.x_next.device)]
+        self._rewards = {k: v.flatten()[kept].reshape(shape) for k, v in step.scores.items()}
+        samples = step.decoded_samples()
+        self._samples = samples[kept.to(samples.device)] if samples is not None else None
+        self.selected = self._choose()
+        wide = torch.cat(
+            [self.selected, self.selected[:, :1].expand(-1, shape[1] - self.selected.shape[1])], 1
+        )
+        slots = wide + torch.arange(shape[0])[:, None] * shape[1]
+        return kept[slots.flatten()]
+
+    def _choose(self) -> Tensor:
+        """Slots to return for each prompt, shape (P, M)."""
+        if self.select == "sample":
+            weights = self.cloud.weights
+            draws = [
+                torch.multinomial(w, self.wanted, replacement=True, generator=g)
+                for w, g in zip(weights, self._streams, strict=True)
+            ]
+            return torch.stack(draws)
+        order = torch.argsort(self.twist, dim=1, descending=True, stable=True)
+        return order if self.select == "all" else order[:, : self.wanted]
+
+    @property
+    def twist(self) -> Tensor:
+        """Sum of the terms' log-twists, shape (P, K), float64."""
+        total = torch.zeros_like(self.log_w)
+        for twist in self._twists:
+            total = total + twist
+        return total
+
+    def result(self, target: str, settings: dict[str, Any]) -> Result | None:
+        """The record so far; None before the first transition."""
+        step = self._last
+        if step is None:
+            return None
+        complete = self.selected is not None
+        latents = self._latents if self._latents is not None else step.x_next
+        samples = self._samples if complete else step.decoded_samples()
+        shape = self.log_w.shape
+        return Result(
+            prompts=list(self.prompts),
+            latents=latents.detach().cpu().reshape(*shape, *latents.shape[1:]),
+            samples=None if samples is None else samples.cpu().reshape(*shape, *samples.shape[1:]),
+            log_w=self.log_w,
+            rewards=self._rewards if complete else dict(step.scores),
+            log_twist=self.twist,
+            rows=list(self.cloud.lineage),
+            trace=list(self.trace),
+            selected=self.selected if self.selected is not None else self._choose(),
+            target=target,
+            settings=settings,
+            seed=self.seed,
+            cost=self.cost,
+            complete=complete,
+        )

@@ -1,0 +1,247 @@
+"""`steer`: a stock pipeline as a weighted particle sampler."""
+
+import os
+import resource
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from fkdiff.processes.streams import slot_generators
+from fkdiff.result import Result
+from fkdiff.run import SELECTS, Run
+from fkdiff.smc import Resample
+from fkdiff.taps import PipelineTap, TapError
+from fkdiff.taps.arguments import Expanded, expand, seed_of
+from fkdiff.terms.cost import Cost
+from fkdiff.terms.reward import Reward, as_reward
+from fkdiff.terms.term import Term
+
+__all__ = ["Steered", "steer"]
+
+_DEFAULT_RESAMPLE = Resample()
+
+
+def steer(
+    pipe: Any,
+    *terms: Term,
+    particles: int = 4,
+    resample: Resample | None = _DEFAULT_RESAMPLE,
+    stochastic: bool | None = None,
+    micro_batch: int | None = None,
+    monitor: Sequence[Reward | Callable[..., object]] = (),
+    select: str | None = None,
+    seed: int | None = None,
+) -> "Steered":
+    r"""Make a pipeline draw weighted particles that stand for the terms' stated target.
+
+    The pipeline itself isn't changed: it is tapped while a call lasts and put back after.
+
+    Arguments:
+        pipe: Any diffusers pipeline with a scheduler and a `unet` or `transformer`.
+        terms: What the samples should be, such as `Tilt(reward)`; none gives a plain run.
+        particles: K, particles for each prompt, at least 1.
+        resample: When and how to resample; None gives importance sampling.
+        stochastic: What to do where copies of a particle can't separate: None replaces a
+            deterministic step by the marginal-preserving SDE step if resampling can fire, False
+            refuses, True always replaces.
+        micro_batch: Particles per network call and decode, None for all at once.
+        monitor: Rewards that are reported and never steered on.
+        select: Which particles come out: "best" (largest log-twist, the default with terms),
+            "sample" (weighted draws, the default without), or "all" (best first).
+        seed: Seed of every random stream; a generator given to the call supplies it otherwise.
+
+    Returns:
+        A callable that takes the pipeline's own arguments and returns its own output type, with
+        the whole cloud in `.steering`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If a term isn't one.
+
+    References:
+        | A General Framework for Inference-time Scaling and Steering of Diffusion Models
+        | (Singhal et al., 2025), arXiv 2501.06848
+    """
+    return Steered(
+        pipe=pipe,
+        terms=terms,
+        particles=particles,
+        resample=resample,
+        stochastic=stochastic,
+        micro_batch=micro_batch,
+        monitor=tuple(as_reward(r) for r in monitor),
+        select=select or ("best" if terms else "sample"),
+        seed=seed,
+    )
+
+
+@dataclass
+class Steered:
+    """A steered pipeline, made by `steer`; call it as the pipeline itself.
+
+    Arguments:
+        pipe: The pipeline.
+        terms: The terms.
+        particles: K.
+        resample: Settings of the resampling, None for none.
+        stochastic: See `steer`.
+        micro_batch: See `steer`.
+        monitor: Rewards that are only reported.
+        select: "best", "sample" or "all".
+        seed: Seed, None to take the call's generator or a fresh one.
+        partial: Record of the last run, also of one that failed; None before the first step.
+    """
+
+    pipe: Any
+    terms: tuple[Term, ...]
+    particles: int
+    resample: Resample | None
+    stochastic: bool | None
+    micro_batch: int | None
+    monitor: tuple[Reward, ...]
+    select: str
+    seed: int | None
+    partial: Result | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.particles < 1:
+            raise ValueError(f"particles must be at least 1, got {self.particles}")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError(f"micro_batch must be at least 1, got {self.micro_batch}")
+        if self.select not in SELECTS:
+            raise ValueError(f"select must be one of {', '.join(SELECTS)}, got {self.select!r}")
+        for term in self.terms:
+            if not isinstance(term, Term):
+                raise TypeError(
+                    f"terms must be terms such as Tilt(reward), got {type(term).__name__}; "
+                    f"wrap a reward: Tilt(reward, scale=2)"
+                )
+        for name in ("scheduler", "progress_bar"):
+            if not hasattr(self.pipe, name):
+                raise TapError(f"{type(self.pipe).__name__} has no {name}; it can't be steered")
+
+    @property
+    def target(self) -> str:
+        """What law the weighted cloud stands for."""
+        stated = [term.target for term in self.terms] or ["law of the chain that is run"]
+        if self.resample is not None and self.resample.scheme == "beam" and self.terms:
+            stated.append("heuristic: a beam keeps the best and has no law")
+        return "; ".join(stated)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the pipeline; returns its own output type, with the cloud in `.steering`.
+
+        Raises:
+            TapError: If this pipeline or scheduler can't be steered as asked, with the remedy.
+            RewardError: If a reward fails; `partial` keeps what was made.
+        """
+        self.partial = None
+        seed = seed_of(kwargs.get("generator"), self.seed)
+        seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
+        as_tuple = kwargs.pop("return_dict", True) is False
+        expanded = expand(self.pipe, args, kwargs, self.particles)
+        if expanded.wanted > self.particles and self.select == "best":
+            raise ValueError(
+                f"{expanded.key} must be at most particles={self.particles}, "
+                f"got {expanded.wanted}; raise particles"
+            )
+        run = self._run(expanded, seed)
+        tap = self._tap(expanded, run, seed)
+        self._check_inputs(tap)
+        settings = self._settings(expanded)
+        try:
+            with run.cost.time("total"):
+                output = tap()
+            if run.selected is None:
+                raise TapError(
+                    "the run ended before its last timestep, so its weights are incomplete; "
+                    "leave out denoising_end or interrupts"
+                )
+        finally:
+            run.cost.peak_memory_mb = _peak_memory_mb()
+            settings["replaced_step"] = tap.replaced
+            self.partial = run.result(self.target, settings)
+        output = _selected(output, run, self.particles)
+        output.steering = self.partial
+        return (*output.to_tuple(), self.partial) if as_tuple else output
+
+    def _run(self, expanded: Expanded, seed: int) -> Run:
+        return Run(
+            prompts=expanded.prompts,
+            particles=self.particles,
+            terms=self.terms,
+            resample=self.resample,
+            monitor=self.monitor,
+            select=self.select,
+            wanted=expanded.wanted,
+            seed=seed,
+            cost=Cost(),
+        )
+
+    def _tap(self, expanded: Expanded, run: Run, seed: int) -> PipelineTap:
+        return PipelineTap(
+            pipe=self.pipe,
+            expanded=expanded,
+            particles=self.particles,
+            generators=slot_generators(seed, len(expanded.prompts), self.particles),
+            engine=run,
+            stochastic=self.stochastic,
+            resamples=run.resamples,
+            micro_batch=self.micro_batch,
+            cost=run.cost,
+        )
+
+    def _check_inputs(self, tap: PipelineTap) -> None:
+        """Refuse before the run what would fail at its first reward."""
+        rewards = [t.reward for t in self.terms if hasattr(t, "reward")]  # pyright: ignore
+        for reward in (*rewards, *self.monitor):
+            if reward.inputs not in ("latents", tap.inputs):
+                raise TapError(
+                    f"{type(self.pipe).__name__} yields {tap.inputs}, but the reward "
+                    f"{reward.name!r} reads {reward.inputs}; wrap it for {tap.inputs}"
+                )
+
+    def _settings(self, expanded: Expanded) -> dict[str, Any]:
+        call = {k: v for k, v in expanded.arguments.items() if _plain(v)}
+        return {
+            "pipeline": type(self.pipe).__name__,
+            "scheduler": type(self.pipe.scheduler).__name__,
+            "model": getattr(self.pipe, "name_or_path", None),
+            "particles": self.particles,
+            "terms": [repr(term) for term in self.terms],
+            "resample": repr(self.resample),
+            "stochastic": self.stochastic,
+            "micro_batch": self.micro_batch,
+            "monitor": [reward.name for reward in self.monitor],
+            "select": self.select,
+            "call": call,
+            "versions": {n: version(n) for n in ("torch", "diffusers", "transformers")},
+        }
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(_plain(v) for v in value)
+    return value is None or isinstance(value, str | int | float | bool)
+
+
+def _peak_memory_mb() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def _selected(output: Any, run: Run, particles: int) -> Any:
+    """Keep the rows that were asked for: the first M slots of each prompt hold them."""
+    assert run.selected is not None
+    prompts, wanted = run.selected.shape
+    rows = [p * particles + m for p in range(prompts) for m in range(wanted)]
+    for name, value in dict(output).items():
+        if isinstance(value, list) and len(value) == prompts * particles:
+            output[name] = [value[i] for i in rows]
+        elif hasattr(value, "shape") and len(value) == prompts * particles:
+            output[name] = value[rows]
+    return output

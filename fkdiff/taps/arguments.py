@@ -1,0 +1,106 @@
+"""A pipeline call's arguments, expanded so that it draws K particles for each prompt."""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+__all__ = ["Expanded", "expand", "seed_of"]
+
+_PER_PROMPT = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
+
+# These accept `num_videos_per_prompt` and then set it to 1, so their prompts are repeated.
+_REPEATING = ("CogVideoX", "Allegro", "AnimateDiff", "ConsisID")
+
+
+@dataclass(frozen=True)
+class Expanded:
+    """Arguments of the call that is really made.
+
+    Arguments:
+        arguments: Keyword arguments for the pipeline, without `generator`.
+        prompts: One string per prompt; class labels as strings, empty for unconditional models.
+        wanted: Samples per prompt that the user asked for.
+        key: Keyword that sets the number of samples a prompt, None if prompts are repeated.
+    """
+
+    arguments: dict[str, Any]
+    prompts: list[str]
+    wanted: int
+    key: str | None
+
+
+def expand(pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any], particles: int) -> Expanded:
+    """Bind the user's call and ask for `particles` rows a prompt, prompt-major.
+
+    Raises:
+        TypeError: If the arguments don't fit the pipeline's signature.
+        ValueError: If latents are given with another number of rows.
+    """
+    signature = inspect.signature(type(pipe).__call__)
+    given = dict(signature.bind(pipe, *args, **kwargs).arguments)
+    given.pop("self", None)
+    given.update(given.pop("kwargs", {}))
+    key = _count_key(pipe, signature)
+    wanted = int(given.pop(key, 1) or 1) if key else 1
+    prompts = _prompts(given)
+    if key:
+        given[key] = particles
+    else:
+        _repeat(given, particles)
+    _check_latents(given, len(prompts) * particles)
+    given.pop("generator", None)
+    return Expanded(given, prompts, wanted, key)
+
+
+def _count_key(pipe: Any, signature: inspect.Signature) -> str | None:
+    if type(pipe).__name__.startswith(_REPEATING) or "class_labels" in signature.parameters:
+        return None
+    for key in _PER_PROMPT:
+        if key in signature.parameters:
+            return key
+    return "batch_size" if "batch_size" in signature.parameters else None
+
+
+def _prompts(given: dict[str, Any]) -> list[str]:
+    for name in ("prompt", "class_labels"):
+        value = given.get(name)
+        if isinstance(value, str):
+            return [value]
+        if value is not None:
+            return [str(v) for v in (value if isinstance(value, list) else [value])]
+    embeds = given.get("prompt_embeds")
+    return [""] * (len(embeds) if embeds is not None else 1)
+
+
+def _repeat(given: dict[str, Any], particles: int) -> None:
+    prompts = given.get("prompt")
+    if isinstance(prompts, str):
+        given["prompt"] = [prompts]
+    labels = given.get("class_labels")
+    if labels is not None and not isinstance(labels, list):
+        given["class_labels"] = [labels]
+    for name in ("prompt", "class_labels", "negative_prompt"):
+        if isinstance(given.get(name), list):
+            given[name] = [v for v in given[name] for _ in range(particles)]
+    for name in ("prompt_embeds", "negative_prompt_embeds"):
+        if isinstance(given.get(name), torch.Tensor):
+            given[name] = given[name].repeat_interleave(particles, dim=0)
+
+
+def _check_latents(given: dict[str, Any], rows: int) -> None:
+    latents = given.get("latents")
+    if latents is not None and len(latents) != rows:
+        raise ValueError(
+            f"latents must have {rows} rows, one for each particle, got {len(latents)}; "
+            f"repeat them or leave them out"
+        )
+
+
+def seed_of(given: Any, seed: int | None) -> int | None:
+    """The seed to use: the keyword's, else the one that a user's generator started from."""
+    if seed is not None or given is None:
+        return seed
+    first = given[0] if isinstance(given, list) else given
+    return first.initial_seed()

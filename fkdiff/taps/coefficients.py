@@ -1,0 +1,131 @@
+r"""Read $(\alpha, \sigma)$ and the denoised estimate out of any diffusers scheduler."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fkdiff.processes import PREDICTIONS, predict_x0
+
+__all__ = ["TapError", "coefficients", "estimate_x0", "prediction_type", "separates_copies"]
+
+
+class TapError(ValueError):
+    """A pipeline or scheduler that can't be steered as asked, with the remedy."""
+
+
+def coefficients(scheduler: Any, timestep: Any) -> tuple[float, float] | None:
+    r"""Forward coefficients at the scheduler's current position, in its own latent space.
+
+    Noising ones with zeros gives alpha, noising zeros with ones gives sigma. Schedulers that keep
+    a step index noise at that index, so call this before the step for the current pair and after
+    it for the next one.
+
+    Returns:
+        (alpha, sigma), or None where the scheduler is past its last timestep or has no
+        forward process.
+    """
+    index = getattr(scheduler, "step_index", None)
+    name = type(scheduler).__name__
+    if index is not None and index >= len(scheduler.timesteps):
+        return None
+    if name.startswith("EDM"):
+        return 1.0, float(scheduler.sigmas[_position(scheduler, timestep)])
+    if name == "IPNDMScheduler":
+        i = _position(scheduler, timestep)
+        return float(scheduler.alphas[i]), float(scheduler.betas[i])
+    noise = getattr(scheduler, "scale_noise", None) or getattr(scheduler, "add_noise", None)
+    if noise is None:
+        if name != "LTXEulerAncestralRFScheduler":
+            return None
+        sigma = float(scheduler.sigmas[_position(scheduler, timestep)])
+        return 1 - sigma, sigma
+    ones, zeros = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
+    t = torch.as_tensor(timestep).reshape(1).to(scheduler.timesteps.device)
+    if hasattr(scheduler, "scale_noise"):
+        return float(noise(ones, t, zeros)), float(noise(zeros, t, ones))
+    return float(noise(ones, zeros, t)), float(noise(zeros, ones, t))
+
+
+def _position(scheduler: Any, timestep: Any) -> int:
+    index = getattr(scheduler, "step_index", None)
+    if index is not None:
+        return index
+    return int((scheduler.timesteps == timestep).nonzero()[0])
+
+
+def prediction_type(scheduler: Any) -> str:
+    """Prediction type of the network that the scheduler expects.
+
+    Raises:
+        TapError: If the scheduler states none and isn't a flow matching one.
+    """
+    stated = scheduler.config.get("prediction_type")
+    name = type(scheduler).__name__
+    if name == "IPNDMScheduler":
+        return "epsilon"
+    if stated is None and ("FlowMatch" in name or name == "LTXEulerAncestralRFScheduler"):
+        return "flow_prediction"
+    if stated in PREDICTIONS:
+        return stated
+    raise TapError(
+        f"{name} has no denoised estimate (prediction_type {stated!r}); set another scheduler, "
+        f"for example pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)"
+    )
+
+
+def estimate_x0(
+    scheduler: Any, index: int | None, pair: tuple[float, float] | None, x: Tensor, output: Tensor
+) -> Tensor:
+    """Denoised estimate from the network output, for schedulers that don't return their own.
+
+    Arguments:
+        scheduler: The scheduler.
+        index: Its step index when the output was given to it, None if it keeps none.
+        pair: (alpha, sigma) at that time.
+        x: State given to the step, shape (N, *).
+        output: Network output given to the step; a learned variance is dropped.
+
+    Raises:
+        TapError: If the scheduler tells no estimate.
+    """
+    output = output[:, : x.shape[1]] if output.shape[1] == 2 * x.shape[1] else output
+    if hasattr(scheduler, "precondition_outputs"):
+        return scheduler.precondition_outputs(x, output, scheduler.sigmas[index])
+    prediction = prediction_type(scheduler)
+    if pair is None:
+        raise TapError(f"{type(scheduler).__name__} tells no noise level; set another scheduler")
+    return predict_x0(x, output, *pair, prediction)
+
+
+_STOCHASTIC = (
+    "DDPMScheduler",
+    "DDPMParallelScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "DPMSolverSDEScheduler",
+    "SASolverScheduler",
+    "LCMScheduler",
+    "CMStochasticIterativeScheduler",
+    "CogVideoXDPMScheduler",
+    "FlowMatchLCMScheduler",
+    "LTXEulerAncestralRFScheduler",
+)
+
+
+def separates_copies(scheduler: Any, arguments: dict[str, Any]) -> bool:
+    """Whether one step gives copies of a particle different futures.
+
+    Arguments:
+        scheduler: The scheduler.
+        arguments: What the pipeline passes to `step` (eta, s_churn).
+    """
+    if type(scheduler).__name__ in _STOCHASTIC:
+        return True
+    if str(scheduler.config.get("algorithm_type", "")).startswith("sde"):
+        return True
+    if scheduler.config.get("stochastic_sampling"):
+        return True
+    dead_churn = "FlowMatch" in type(scheduler).__name__  # accepts s_churn and ignores it
+    churn = 0 if dead_churn else arguments.get("s_churn") or 0
+    return (arguments.get("eta") or 0) > 0 or churn > 0

@@ -1,0 +1,256 @@
+"""The decode tap: latents to pixels, frames or waveforms, as each family's own tail does it.
+
+Known families have an entry in `DECODERS`; an unknown pipeline is decoded by its own tail in a
+"null run": one step whose denoiser does nothing and whose scheduler returns the given latents.
+"""
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from types import MappingProxyType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.vae import DecoderOutput
+from torch import Tensor
+
+__all__ = ["DECODERS", "Decoder", "decoder_for", "memoised_decode", "null_run"]
+
+Call = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """How one family turns latents into samples.
+
+    Arguments:
+        inputs: What it yields: "pixels" (n, 3, h, w) and "video" (n, f, 3, h, w) in [0, 1], or
+            "audio" (n, channels, time).
+        run: (pipe, latents (n, *), the pipeline call's arguments) to samples.
+    """
+
+    inputs: str
+    run: Callable[[Any, Tensor, Call], Tensor]
+
+
+def _unit(images: Tensor) -> Tensor:
+    return (images * 0.5 + 0.5).clamp(0, 1)
+
+
+def _pixels(pipe: Any, z: Tensor, call: Call) -> Tensor:
+    """Scale, shift or standardise by the autoencoder's own config, decode, map to [0, 1]."""
+    config, vae = pipe.vae.config, pipe.vae
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean is not None and std is not None:
+        shape = (1, -1, *[1] * (z.ndim - 2))
+        mean, std = (torch.tensor(v).reshape(shape).to(z) for v in (mean, std))
+        z = z * std / config.scaling_factor + mean
+    else:
+        z = z / config.scaling_factor + (config.get("shift_factor") or 0)
+    half = vae.dtype == torch.float16 and config.get("force_upcast")
+    if half:  # this autoencoder overflows in float16; the pipelines upcast it too
+        vae.to(torch.float32)
+    try:
+        return _unit(vae.decode(z.to(vae.dtype), return_dict=False)[0])
+    finally:
+        if half:
+            vae.to(torch.float16)
+
+
+def _dit_pixels(pipe: Any, z: Tensor, call: Call) -> Tensor:
+    return _unit(pipe.vae.decode(1 / pipe.vae.config.scaling_factor * z).sample)
+
+
+def _flux_pixels(pipe: Any, z: Tensor, call: Call) -> Tensor:
+    size = pipe.default_sample_size * pipe.vae_scale_factor
+    height, width = call.get("height") or size, call.get("width") or size
+    return _pixels(pipe, pipe._unpack_latents(z, height, width, pipe.vae_scale_factor), call)
+
+
+def _raw_pixels(pipe: Any, x: Tensor, call: Call) -> Tensor:
+    return (x / 2 + 0.5).clamp(0, 1)
+
+
+def _wan_video(pipe: Any, z: Tensor, call: Call) -> Tensor:
+    config = pipe.vae.config
+    shape = (1, config.z_dim, 1, 1, 1)
+    mean = torch.tensor(config.latents_mean).view(shape).to(z)
+    std = 1.0 / torch.tensor(config.latents_std).view(shape).to(z)
+    frames = pipe.vae.decode((z / std + mean).to(pipe.vae.dtype), return_dict=False)[0]
+    return _unit(frames).transpose(1, 2)
+
+
+def _cogvideox_video(pipe: Any, z: Tensor, call: Call) -> Tensor:
+    patch = pipe.transformer.config.patch_size_t
+    frames = call.get("num_frames") or pipe.transformer.config.sample_frames
+    latent_frames = (frames - 1) // pipe.vae_scale_factor_temporal + 1
+    padding = (patch - latent_frames % patch) % patch if patch else 0
+    return _unit(pipe.decode_latents(z[:, padding:])).transpose(1, 2)
+
+
+def _stable_audio(pipe: Any, z: Tensor, call: Call) -> Tensor:
+    rate = pipe.vae.config.sampling_rate
+    length = pipe.transformer.config.sample_size * pipe.vae.hop_length / rate
+    start, end = call.get("audio_start_in_s") or 0.0, call.get("audio_end_in_s") or length
+    return pipe.vae.decode(z).sample[:, :, int(start * rate) : int(end * rate)]
+
+
+def _audioldm2_audio(pipe: Any, z: Tensor, call: Call) -> Tensor:
+    mel = pipe.vae.decode(1 / pipe.vae.config.scaling_factor * z).sample
+    rate = pipe.vocoder.config.sampling_rate
+    seconds = call.get("audio_length_in_s")
+    if seconds is None:
+        upsampling = np.prod(pipe.vocoder.config.upsample_rates) / rate
+        seconds = pipe.unet.config.sample_size * pipe.vae_scale_factor * upsampling
+    return pipe.mel_spectrogram_to_waveform(mel)[:, None, : int(seconds * rate)]
+
+
+DECODERS: Mapping[str, Decoder] = MappingProxyType(
+    {
+        "StableDiffusionPipeline": Decoder("pixels", _pixels),
+        "StableDiffusionXLPipeline": Decoder("pixels", _pixels),
+        "StableDiffusion3Pipeline": Decoder("pixels", _pixels),
+        "FluxPipeline": Decoder("pixels", _flux_pixels),
+        "PixArtSigmaPipeline": Decoder("pixels", _pixels),
+        "PixArtAlphaPipeline": Decoder("pixels", _pixels),
+        "SanaPipeline": Decoder("pixels", _pixels),
+        "DiTPipeline": Decoder("pixels", _dit_pixels),
+        "DDPMPipeline": Decoder("pixels", _raw_pixels),
+        "DDIMPipeline": Decoder("pixels", _raw_pixels),
+        "WanPipeline": Decoder("video", _wan_video),
+        "CogVideoXPipeline": Decoder("video", _cogvideox_video),
+        "StableAudioPipeline": Decoder("audio", _stable_audio),
+        "AudioLDM2Pipeline": Decoder("audio", _audioldm2_audio),
+    }
+)
+
+
+def decoder_for(pipe: Any) -> Decoder | None:
+    """The family's decoder, also for subclasses; None for a family that isn't known."""
+    for base in type(pipe).__mro__:
+        if base.__name__ in DECODERS:
+            return DECODERS[base.__name__]
+    return None
+
+
+@contextmanager
+def memoised_decode(
+    pipe: Any, micro_batch: int | None, counted: Callable[[int], None]
+) -> Iterator[dict[str, bool]]:
+    """Decode equal latents once, in slices, while the block lasts.
+
+    The pipeline's tail decodes what the reward has just looked at; set `keep` in the yielded
+    dictionary before the last transition, so that it finds those rows again.
+
+    Arguments:
+        pipe: A pipeline, with or without a `vae`.
+        micro_batch: Rows per call, None for all at once.
+        counted: Gets the number of rows that were really decoded.
+    """
+    state = {"keep": False}
+    vae = getattr(pipe, "vae", None)
+    if vae is None:
+        yield state
+        return
+    original, shadowed = vae.decode, vars(vae).get("decode")
+    memory: dict[bytes, Tensor] = {}
+
+    def decode(z: Tensor, return_dict: bool = True, **kwargs: Any) -> Any:
+        keys = [row.detach().cpu().float().numpy().tobytes() for row in z]
+        rows = [i for i, k in enumerate(keys) if k not in memory and keys.index(k) == i]
+        fresh: dict[bytes, Tensor] = {}
+        if rows:
+            fresh = dict(zip((keys[i] for i in rows), run(z[rows], kwargs), strict=True))
+            counted(len(rows))
+        samples = torch.stack([memory[k] if k in memory else fresh[k] for k in keys])
+        if state["keep"]:
+            memory.update(fresh)
+        return DecoderOutput(sample=samples) if return_dict else (samples,)
+
+    def run(z: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        parts = z.split(micro_batch or len(z))
+        return torch.cat([original(part, return_dict=False, **kwargs)[0] for part in parts])
+
+    vae.decode = decode
+    try:
+        yield state
+    finally:
+        if shadowed is None:
+            del vae.decode
+        else:
+            vae.decode = shadowed
+
+
+def null_run(pipe: Any, scheduler: Any, arguments: Call, template: Any, z: Tensor) -> Tensor:
+    """Decode with the pipeline's own tail, for families that have no entry.
+
+    Arguments:
+        pipe: The pipeline, possibly in the middle of a run, which isn't disturbed.
+        scheduler: Its untapped scheduler.
+        arguments: Arguments of a call that yields `len(z)` samples.
+        template: A network output, whose type and shape the silent network imitates.
+        z: Latents, shape (n, *).
+
+    Returns:
+        Samples as the pipeline gives them for `output_type="pt"`, or "np" where it knows no
+        other (then with channels moved first).
+    """
+    shadow = copy.copy(pipe)
+    shadow.__dict__ = dict(vars(pipe))
+    fixed = copy.deepcopy(scheduler)
+    fixed.__class__ = _returning(type(scheduler), z)
+    vars(shadow).update(
+        scheduler=fixed, maybe_free_model_hooks=lambda: None, progress_bar=_no_progress
+    )
+    with ExitStack() as stack:
+        for name in ("unet", "transformer", "transformer_2"):
+            module = getattr(pipe, name, None)
+            if isinstance(module, torch.nn.Module):
+                stack.enter_context(_silent(module, template))
+        out = shadow(**{**arguments, "num_inference_steps": 2})[0]
+    samples = out if isinstance(out, Tensor) else torch.as_tensor(np.asarray(out))
+    if arguments.get("output_type") == "np":
+        samples = samples.movedim(-1, -3)
+    return samples
+
+
+def _no_progress(iterable: Any = None, total: int | None = None) -> Any:
+    return nullcontext(SimpleNamespace(update=lambda n=1: None)) if iterable is None else iterable
+
+
+def _returning(base: type, z: Tensor) -> type:
+    @functools.wraps(base.step)  # pyright: ignore[reportAttributeAccessIssue]
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(self, *args, **kwargs)
+        kwargs_are_dict = bound.arguments.get("return_dict", True)
+        copies = len(bound.arguments["sample"]) // len(z)
+        latents = torch.cat([z] * max(1, copies))
+        if kwargs_are_dict:
+            return SimpleNamespace(prev_sample=latents, pred_original_sample=latents)
+        return latents, latents
+
+    signature = inspect.signature(base.step)  # pyright: ignore[reportAttributeAccessIssue]
+    return type(base.__name__, (base,), {"step": step, "__module__": base.__module__})
+
+
+@contextmanager
+def _silent(module: torch.nn.Module, template: Any) -> Iterator[None]:
+    base = type(module)
+
+    def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        values = (*args, *kwargs.values())
+        batch = next(len(v) for v in values if isinstance(v, Tensor) and v.ndim)
+        zeros = torch.zeros_like(template[0][:1]).expand(batch, *template[0].shape[1:])
+        return type(template)(zeros) if isinstance(template, dict) else (zeros,)
+
+    module.__class__ = type(
+        base.__name__, (base,), {"__call__": call, "__module__": base.__module__}
+    )
+    try:
+        yield
+    finally:
+        module.__class__ = base

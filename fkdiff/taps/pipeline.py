@@ -1,0 +1,268 @@
+"""The pipeline tap: one stock call, watched transition by transition."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fkdiff.processes import Gaussian, Kernel, sde_step
+from fkdiff.taps.arguments import Expanded
+from fkdiff.taps.coefficients import TapError, estimate_x0, separates_copies
+from fkdiff.taps.decode import decoder_for, memoised_decode, null_run
+from fkdiff.taps.denoiser import split_guidance, tapped_denoiser
+from fkdiff.taps.scheduler import Call, permute_history, tapped_scheduler
+from fkdiff.terms.cost import Cost
+from fkdiff.terms.step import Expert, Step
+
+__all__ = ["Engine", "PipelineTap", "TapError"]
+
+
+class Engine(Protocol):
+    """Whoever weighs and resamples; called once per transition."""
+
+    log_w: Tensor
+
+    def transition(self, step: Step) -> Tensor | None:
+        """Reweight and resample; returns the rows to continue, None where none moved."""
+        ...
+
+    def may_resample(self, index: int, total: int) -> bool:
+        """Whether resampling could fire at this transition."""
+        ...
+
+
+@dataclass
+class PipelineTap:
+    """Runs a pipeline's own call with N = P * K rows and hands each transition to an engine.
+
+    Arguments:
+        pipe: The pipeline; restored on exit, on error and on interrupt.
+        expanded: Arguments of the call.
+        particles: K.
+        generators: One CPU generator a row.
+        engine: Weighs and resamples.
+        stochastic: Replace a step that can't separate copies: None where resampling can fire,
+            True always, False never (then a step that can't is refused).
+        resamples: Whether resampling can fire at all.
+        micro_batch: Particles per network call, decode and reward, None for all.
+        cost: Counts what is spent.
+    """
+
+    pipe: Any
+    expanded: Expanded
+    particles: int
+    generators: Sequence[torch.Generator]
+    engine: Engine
+    stochastic: bool | None
+    resamples: bool
+    micro_batch: int | None
+    cost: Cost
+    replaced: str | None = None
+    bar: Any = None
+    _scheduler: Any = None
+    _outputs: list[Tensor] = field(default_factory=list)
+    _template: Any = None
+    _parents: Tensor | None = None
+    _moves: int = 0
+    _replace: bool | None = None
+    _memo: dict[str, bool] = field(default_factory=dict)
+
+    def __call__(self) -> Any:
+        """Make the call; returns the pipeline's own output for all rows."""
+        with ExitStack() as stack:
+            self._scheduler = self.pipe.scheduler
+            stack.enter_context(tapped_scheduler(self.pipe, self.generators, self._on_step))
+            rows = len(self.generators)
+            stack.enter_context(
+                tapped_denoiser(self.pipe, rows, self.micro_batch, self.cost, self._on_output)
+            )
+            self._memo = stack.enter_context(
+                memoised_decode(self.pipe, self.micro_batch, self._count_decodes)
+            )
+            stack.enter_context(_watched_progress(self.pipe, self._on_bar))
+            stack.enter_context(_own_ranking_off(self.pipe))
+            return self.pipe(**self.expanded.arguments, generator=list(self.generators))
+
+    @property
+    def inputs(self) -> str:
+        """What `decode` yields: "pixels", "video" or "audio"."""
+        decoder = decoder_for(self.pipe)
+        return decoder.inputs if decoder else "pixels"
+
+    def decode(self, latents: Tensor, inputs: str) -> Any:
+        """Latents (n, *) as a reward reads them, sliced by `micro_batch`.
+
+        Raises:
+            TapError: If the pipeline can't yield `inputs`.
+        """
+        if inputs == "latents":
+            return latents
+        if inputs != self.inputs:
+            name = type(self.pipe).__name__
+            raise TapError(f"{name} yields {self.inputs}, but a reward reads {inputs}")
+        decoder = decoder_for(self.pipe)
+        with self.cost.time("decode"), torch.no_grad():
+            if decoder is None:
+                arguments = self._decode_arguments(len(latents))
+                return null_run(self.pipe, self._scheduler, arguments, self._template, latents)
+            if getattr(self.pipe, "vae", None) is None:
+                self._count_decodes(len(latents))
+            return decoder.run(self.pipe, latents, self.expanded.arguments).float()
+
+    def _decode_arguments(self, rows: int) -> dict[str, Any]:
+        given = dict(self.expanded.arguments)
+        for name in ("callback_on_step_end", "latents"):
+            given.pop(name, None)
+        if self.expanded.key:
+            given[self.expanded.key] = rows
+            if "prompt" in given:
+                given["prompt"] = self.expanded.prompts[0]
+        else:
+            given = {k: v[:1] * rows if isinstance(v, list) else v for k, v in given.items()}
+        return {**given, "output_type": "pt"}
+
+    def _count_decodes(self, rows: int) -> None:
+        self.cost.decodes += rows
+
+    def _on_output(self, output: Any) -> None:
+        self._template = output
+        self._outputs.append(output[0])
+
+    def _on_bar(self, bar: Any) -> None:
+        self.bar = bar
+
+    def _on_step(self, call: Call) -> None:
+        rows = len(self.generators)
+        if self._replace is None:
+            self._replace = self._decide(call)
+        kernel = self._replaced_step(call, rows) if self._replace else None
+        if not call.moved:
+            return
+        self._memo["keep"] = call.last
+        step = self._step(call, rows, kernel)
+        chosen = self.engine.transition(step)
+        self._moves += 1
+        self._outputs = []
+        self._parents = chosen
+        if chosen is not None:
+            self._permute(call, chosen, rows)
+
+    def _step(self, call: Call, rows: int, kernel: Kernel | None) -> Step:
+        outputs, order = self._outputs, getattr(call.scheduler, "order", 1)
+        total = (call.calls + 1) // 2 if order == 2 else call.calls
+        context: Mapping[str, list[str]] = {
+            "prompts": [p for p in self.expanded.prompts for _ in range(self.particles)]
+        }
+
+        def pool() -> tuple[Expert, ...]:
+            return split_guidance(outputs, call.arguments["model_output"], rows)
+
+        return Step(
+            index=self._moves,
+            total=total,
+            x=call.sample[:rows],
+            x_next=call.output["prev_sample"][:rows],
+            path=_path(call),
+            prompts=len(self.expanded.prompts),
+            particles=self.particles,
+            context=context,
+            log_w=self.engine.log_w,
+            may_resample=self.engine.may_resample(self._moves, total),
+            parents=torch.arange(rows) if self._parents is None else self._parents,
+            source=self,
+            estimate=lambda: _x0(call, rows),
+            pool=pool,
+            kernel=kernel,
+        )
+
+    def _decide(self, call: Call) -> bool:
+        """Whether the project's own SDE step runs; copies must get different futures."""
+        native = separates_copies(call.scheduler, call.arguments)
+        wanted = self.stochastic or (self.resamples and not native)
+        if not wanted or (native and self.stochastic is None):
+            return False
+        name = type(call.scheduler).__name__
+        if self.stochastic is False:
+            raise TapError(
+                f"{name} is deterministic, so resampled copies would stay identical; leave "
+                f"stochastic=None, or set a stochastic scheduler (eta=1 for DDIM), or resample=None"
+            )
+        if hasattr(call.scheduler, "sigmas_interpol"):
+            raise TapError(
+                f"{name} evaluates between its noise levels and can't take stochastic steps; set "
+                f"pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)"
+            )
+        self.replaced = f"{name}'s step replaced by the marginal-preserving SDE step (eta 1)"
+        return True
+
+    def _replaced_step(self, call: Call, rows: int) -> Kernel | None:
+        path = _path(call)
+        if path is None:
+            raise TapError(f"{type(call.scheduler).__name__} tells no noise level; set another")
+        kernel = sde_step(call.sample[:rows], _x0(call, rows), path)
+        x_next = kernel.sample(self.generators).to(call.sample.dtype)
+        copies = len(call.sample) // rows
+        call.output["prev_sample"] = torch.cat([x_next] * copies)
+        return replace(kernel)
+
+    def _permute(self, call: Call, chosen: Tensor, rows: int) -> None:
+        """Continue `chosen` rows in what the scheduler returned and in what it remembers."""
+        batch = len(call.sample)
+        wide = torch.cat([chosen + i * rows for i in range(batch // rows)])
+        for name, value in call.output.items():
+            if isinstance(value, Tensor) and value.ndim and len(value) == batch:
+                call.output[name] = value[wide.to(value.device)]
+        permute_history(call.scheduler, call.sample, wide)
+
+
+def _path(call: Call) -> Gaussian | None:
+    """Coefficients of the transition; past the last timestep no noise is left."""
+    if call.pair is None:
+        return None
+    after = call.next_pair or (1.0, 0.0)
+    return Gaussian(*call.pair, *after)
+
+
+def _x0(call: Call, rows: int) -> Tensor:
+    for name in ("pred_original_sample", "denoised"):
+        own = call.output.get(name)
+        if isinstance(own, Tensor):
+            return own[:rows]
+    output = call.arguments["model_output"]
+    return estimate_x0(call.scheduler, call.index, call.pair, call.sample, output)[:rows]
+
+
+@contextmanager
+def _watched_progress(pipe: Any, on_bar: Callable[[Any], None]) -> Iterator[None]:
+    """Keep hold of the pipeline's own progress bar, to write ESS and rewards beside it."""
+    original = pipe.progress_bar
+
+    def progress_bar(*args: Any, **kwargs: Any) -> Any:
+        bar = original(*args, **kwargs)
+        on_bar(bar)
+        return bar
+
+    shadowed = vars(pipe).get("progress_bar")
+    vars(pipe)["progress_bar"] = progress_bar
+    try:
+        yield
+    finally:
+        vars(pipe).pop("progress_bar")
+        if shadowed is not None:
+            vars(pipe)["progress_bar"] = shadowed
+
+
+@contextmanager
+def _own_ranking_off(pipe: Any) -> Iterator[None]:
+    """AudioLDM2 re-orders its waveforms by a score of its own; the cloud's order must stay."""
+    if not hasattr(pipe, "score_waveforms"):
+        yield
+        return
+    vars(pipe)["score_waveforms"] = lambda audio, **_: audio
+    try:
+        yield
+    finally:
+        vars(pipe).pop("score_waveforms")

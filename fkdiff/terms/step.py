@@ -1,0 +1,149 @@
+"""One transition of a run, as the terms see it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fkdiff.processes import Gaussian, Kernel
+from fkdiff.terms.cost import Cost
+from fkdiff.terms.reward import Reward, Where, evaluate
+
+__all__ = ["Expert", "Source", "Step"]
+
+
+@dataclass(frozen=True)
+class Expert:
+    """One factor of the pool's target: a network output and its exponent.
+
+    Arguments:
+        name: "cond", "uncond", "tuned/cond", ...
+        b: Exponent in the product of densities.
+        output: Raw prediction, shape (N, *), learned variance dropped.
+    """
+
+    name: str
+    b: float
+    output: Tensor
+
+
+class Source(Protocol):
+    """What a step asks of whoever runs the loop (a tapped pipeline or our own)."""
+
+    cost: Cost
+
+    def decode(self, latents: Tensor, inputs: str) -> Any:
+        """Turn latents (n, *) into what a reward reads: pixels, video, audio, ..."""
+        ...
+
+
+@dataclass(eq=False)
+class Step:
+    """One transition x -> x_next of N = P * K rows, prompt-major.
+
+    Arguments:
+        index: Transition, counted from 0.
+        total: Number of transitions of the run.
+        x: State before the transition, shape (N, *).
+        x_next: State after it, same shape.
+        path: Coefficients before and after; None where the scheduler doesn't tell.
+        prompts: P.
+        particles: K.
+        context: Per-row keywords for rewards: `prompts` is a list of N strings.
+        log_w: Log-weights before this transition, shape (P, K), float64.
+        may_resample: Whether the trigger can fire here; False spares intermediate rewards.
+        parents: Rows that shared their state with each row when the step began, shape (N,).
+        source: Decodes and counts.
+        estimate: Computes the denoised estimate, called at most once.
+        pool: Computes the experts, called at most once.
+        kernel: The transition kernel, None where it depends on solver history.
+    """
+
+    index: int
+    total: int
+    x: Tensor
+    x_next: Tensor
+    path: Gaussian | None
+    prompts: int
+    particles: int
+    context: Mapping[str, Sequence[Any]]
+    log_w: Tensor
+    may_resample: bool
+    parents: Tensor
+    source: Source
+    estimate: Callable[[], Tensor]
+    pool: Callable[[], tuple[Expert, ...]] = tuple
+    kernel: Kernel | None = None
+    _decoded: dict[str, Any] = field(default_factory=dict, repr=False)
+    _scores: dict[int, tuple[Reward, Tensor]] = field(default_factory=dict, repr=False)
+
+    @property
+    def final(self) -> bool:
+        """Whether this is the run's last transition."""
+        return self.index == self.total - 1
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done after this transition, in (0, 1]."""
+        return (self.index + 1) / self.total
+
+    @cached_property
+    def experts(self) -> tuple[Expert, ...]:
+        """The pool of experts whose weighted sum moved the particles."""
+        return self.pool()
+
+    @cached_property
+    def x0(self) -> Tensor:
+        """Denoised estimate, shape (N, *); on the final transition the sample itself."""
+        return self.x_next if self.final else self.estimate()
+
+    @cached_property
+    def unique(self) -> tuple[Tensor, Tensor]:
+        """Rows that must be looked at, shape (U,), and each row's place among them, (N,).
+
+        Copies made by the last resampling still agree bit for bit until noise separates them.
+        """
+        same = (self.x0 == self.x0[self.parents]).flatten(1).all(dim=1).cpu()
+        representative = torch.where(same, self.parents.cpu(), torch.arange(len(same)))
+        return torch.unique(representative, return_inverse=True)
+
+    def decode(self, inputs: str) -> Any:
+        """Unique rows of the estimate as a reward reads them; decoded once a step."""
+        if inputs not in self._decoded:
+            rows = self.x0[self.unique[0].to(self.x0.device)]
+            self._decoded[inputs] = self.source.decode(rows, inputs)
+        return self._decoded[inputs]
+
+    def decoded_samples(self) -> Tensor | None:
+        """All N rows of what has been decoded already, None where nothing was."""
+        for inputs, samples in self._decoded.items():
+            if inputs != "latents" and isinstance(samples, Tensor):
+                return samples[self.unique[1].to(samples.device)]
+        return None
+
+    def score(self, reward: Reward) -> Tensor:
+        """Raw reward of the estimate, shape (P, K), float64; each unique row scored once.
+
+        Raises:
+            RewardError: If the reward fails, or returns NaN or another shape.
+        """
+        if id(reward) not in self._scores:
+            samples = self.decode(reward.inputs)
+            rows, inverse = self.unique
+            context = {k: [v[i] for i in rows.tolist()] for k, v in self.context.items()}
+            calls = self.source.cost.reward_calls
+            where = Where(self.index, self.total, rows)
+            with self.source.cost.time("reward"):
+                values = evaluate(reward, samples, context, where)
+            calls[reward.name] = calls.get(reward.name, 0) + len(rows)
+            scores = values[inverse].reshape(self.prompts, self.particles)
+            self._scores[id(reward)] = (reward, scores)
+        return self._scores[id(reward)][1]
+
+    @property
+    def scores(self) -> dict[str, Tensor]:
+        """What was scored at this transition, by reward name, shape (P, K)."""
+        return {reward.name: values for reward, values in self._scores.values()}

@@ -49,6 +49,12 @@ class Composable(ABC):
     def __call__(self, samples: Any, **context: Any) -> Tensor:
         """Scores n samples, one number each: shape (n,)."""
 
+    def prepare(self) -> None:
+        """Loads what the first call would load, so that failures are told before a run."""
+        for leaf in self.leaves:
+            if leaf is not self:
+                leaf.prepare()
+
     @property
     def leaves(self) -> "tuple[Composable, ...]":
         """The rewards that this one is made of, each once; itself if it is elementary."""

@@ -268,8 +268,8 @@ def ancestors(counts: Tensor) -> Tensor:
     rows = torch.arange(len(flat))
     dead = (flat == 0).nonzero().squeeze(1)
     # Prompt by prompt there are as many dead slots as extra copies: none crosses to another.
-    rows[dead] = torch.repeat_interleave((flat - 1).clamp_(min=0), output_size=len(dead))
-    return rows
+    copies = torch.repeat_interleave((flat - 1).clamp_(min=0), output_size=len(dead))
+    return rows.scatter_(0, dead, copies)
 
 
 def _uniform(rows: int, columns: int, generator: Generators) -> Tensor:
@@ -280,8 +280,8 @@ def _uniform(rows: int, columns: int, generator: Generators) -> Tensor:
 
 
 def _expected(weights: Tensor) -> Tensor:
-    """Expected offspring K W, normalised once more: floor and sum are sensitive to rounding."""
-    return weights * (weights.shape[1] / weights.sum(1, keepdim=True))
+    """Expected offspring K W, a hair too large: in floating point, 49 times 1/49 is below 1."""
+    return weights * (weights.shape[1] * (1 + 1e-12) / weights.sum(1, keepdim=True))
 
 
 def _cumulative(weights: Tensor) -> Tensor:
@@ -298,13 +298,44 @@ def _offspring(reached: Tensor) -> Tensor:
 
 
 def _draw(weights: Tensor, draws: Tensor, generator: Generators) -> Tensor:
-    """Counts of `draws` (P, 1) independent draws in proportion to weights (P, K)."""
+    """Counts of `draws` (P, 1) independent draws in proportion to weights (P, K).
+
+    Neither sorts nor searches. Draws fall into equal strata of [0, 1]; those below a cumulative
+    weight are the draws of all lower strata and, looked at one by one, some of its own stratum.
+    """
+    rows, particles = weights.shape
     shared = generator is None or isinstance(generator, torch.Generator)
-    most = int(draws.max()) if shared else weights.shape[1]
-    # Sorted uniforms in linear time: partial sums of exponentials over the sum after the last.
-    sums = _uniform(len(weights), most + 1, generator).neg_().log1p_().cumsum(1)
-    points = sums.div_(sums.gather(1, draws))
-    edges = _cumulative(weights)
-    reached = torch.searchsorted(points, edges)
-    # A last point that rounds to 1 belongs to the last particle of positive weight.
-    return _offspring(torch.where(edges < 1, reached, draws))
+    strata = int(draws.max()) if shared else particles
+    inside = _occupancy(draws, strata, generator)
+    below = inside.cumsum(1).sub_(inside)
+    # Draws in the order of their strata, and a few more so that looking past a stratum is safe.
+    u = _uniform(rows, strata + 2, generator).flatten()
+
+    edge = _cumulative(weights).mul_(strata)
+    stratum = edge.long()
+    part = edge.sub_(stratum).flatten()
+    left = inside.gather(1, stratum).flatten()
+    reached = below.gather(1, stratum)
+    place = (reached + (strata + 2) * torch.arange(rows)[:, None]).flatten()
+    count = reached.view(-1)
+    for look in range(2):  # few strata hold more than two draws
+        count += (u[place + look] < part) & (left > look)
+    todo, look = (left > 2).nonzero().squeeze(1), 2
+    while len(todo):
+        count[todo] += u[place[todo] + look] < part[todo]
+        look += 1
+        todo = todo[left[todo] > look]
+    return _offspring(reached)
+
+
+def _occupancy(draws: Tensor, strata: int, generator: Generators) -> Tensor:
+    """How many of `draws` (P, 1) uniform draws fall into each stratum, shape (P, strata + 1).
+
+    The last column takes those that a row doesn't draw.
+    """
+    stratum = _uniform(len(draws), strata, generator).mul_(strata).long()
+    if bool((draws < strata).any()):
+        stratum.masked_fill_(torch.arange(strata) >= draws, strata)
+    stratum += (strata + 1) * torch.arange(len(draws))[:, None]
+    size = len(draws) * (strata + 1)
+    return stratum.flatten().bincount(minlength=size).view(len(draws), -1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
 
 from fkdiff.processes.streams import slot_generators
@@ -242,6 +243,6 @@ def _selected(output: Any, run: Run, particles: int) -> Any:
     for name, value in dict(output).items():
         if isinstance(value, list) and len(value) == prompts * particles:
             output[name] = [value[i] for i in rows]
-        elif hasattr(value, "shape") and len(value) == prompts * particles:
+        elif isinstance(value, torch.Tensor | np.ndarray) and len(value) == prompts * particles:
             output[name] = value[rows]
     return output

@@ -245,7 +245,7 @@ def _silent(module: torch.nn.Module, template: Any) -> Iterator[None]:
         values = (*args, *kwargs.values())
         batch = next(len(v) for v in values if isinstance(v, Tensor) and v.ndim)
         zeros = torch.zeros_like(template[0][:1]).expand(batch, *template[0].shape[1:])
-        return type(template)(zeros) if isinstance(template, dict) else (zeros,)
+        return type(template)(sample=zeros) if isinstance(template, dict) else (zeros,)
 
     module.__class__ = type(
         base.__name__, (base,), {"__call__": call, "__module__": base.__module__}

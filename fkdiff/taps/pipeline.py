@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -23,7 +23,10 @@ __all__ = ["Engine", "PipelineTap", "TapError"]
 class Engine(Protocol):
     """Whoever weighs and resamples; called once per transition."""
 
-    log_w: Tensor
+    @property
+    def log_w(self) -> Tensor:
+        """Carried log-weights, shape (P, K), float64."""
+        ...
 
     def transition(self, step: Step) -> Tensor | None:
         """Reweight and resample; returns the rows to continue, None where none moved."""
@@ -188,7 +191,7 @@ class PipelineTap:
         if self.stochastic is False:
             raise TapError(
                 f"{name} is deterministic, so resampled copies would stay identical; leave "
-                f"stochastic=None, or set a stochastic scheduler (eta=1 for DDIM), or resample=None"
+                f"stochastic=None, or set a stochastic scheduler (DDIM: eta=1), or resample=None"
             )
         if hasattr(call.scheduler, "sigmas_interpol"):
             raise TapError(
@@ -206,7 +209,7 @@ class PipelineTap:
         x_next = kernel.sample(self.generators).to(call.sample.dtype)
         copies = len(call.sample) // rows
         call.output["prev_sample"] = torch.cat([x_next] * copies)
-        return replace(kernel)
+        return kernel
 
     def _permute(self, call: Call, chosen: Tensor, rows: int) -> None:
         """Continue `chosen` rows in what the scheduler returned and in what it remembers."""

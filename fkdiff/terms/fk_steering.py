@@ -86,6 +86,10 @@ class Tilt:
                 f"schedule must be None, 'adaptive' or a function of progress, "
                 f"got {self.schedule!r}"
             )
+        if self.schedule == "adaptive" and self.potential != "difference":
+            raise ValueError(
+                f"potential must be 'difference' with an adaptive schedule, got {self.potential!r}"
+            )
         if not 0 < self.adaptive_ess < 1:
             raise ValueError(f"adaptive_ess must be in (0, 1), got {self.adaptive_ess}")
 
@@ -139,7 +143,7 @@ class Tilt:
         self, step: Step, rho: Tensor, twist: Tensor, share: Tensor
     ) -> tuple[Tensor, Tensor]:
         if self.schedule == "adaptive":
-            share = bisect_scale(step.log_w, rho, twist, share.amax(1), self.adaptive_ess)
+            share = bisect_scale(step.log_w, rho, twist, self.adaptive_ess, share.amax(1))
             share = share[:, None].expand_as(rho)
         elif callable(self.schedule):
             share = torch.full_like(rho, float(self.schedule(step.progress)))

@@ -1,0 +1,70 @@
+"""The class decorator behind the FK pipelines: a stock call that also takes terms."""
+
+import functools
+import inspect
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from fkdiff.smc import Resample
+from fkdiff.steering import steer
+from fkdiff.terms import Term
+
+__all__ = ["steerable"]
+
+P = TypeVar("P", bound=type)
+
+
+def steerable(cls: P) -> P:
+    """Add `terms` and its companions to a pipeline class, and save it as its stock class.
+
+    `__call__` gets keyword-only `terms, particles, resample, stochastic, micro_batch, select`, as
+    in `fkdiff.steer`; without `terms` it is the stock call, bit for bit. `save_pretrained` writes
+    the stock class's name, so that the checkpoint loads anywhere.
+
+    Arguments:
+        cls: A pipeline class whose first base is the stock pipeline.
+    """
+    base = cls.__mro__[1]
+    stock_call = base.__call__
+
+    @functools.wraps(stock_call)
+    def call(
+        self: Any,
+        *args: Any,
+        terms: Sequence[Term] | None = None,
+        particles: int = 4,
+        resample: Resample | None = Resample(),  # noqa: B008  # frozen
+        stochastic: bool | None = None,
+        micro_batch: int | None = None,
+        select: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if terms is None:
+            return stock_call(self, *args, **kwargs)
+        steered = steer(
+            self,
+            *terms,
+            particles=particles,
+            resample=resample,
+            stochastic=stochastic,
+            micro_batch=micro_batch,
+            select=select,
+        )
+        return steered(*args, **kwargs)
+
+    def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> None:
+        base(**self.components).save_pretrained(*args, **kwargs)
+
+    own = inspect.signature(call, follow_wrapped=False)
+    vars(call)["__signature__"] = _joined(inspect.signature(stock_call), own)
+    cls.__call__ = call
+    cls.save_pretrained = functools.wraps(base.save_pretrained)(save_pretrained)
+    return cls
+
+
+def _joined(stock: inspect.Signature, own: inspect.Signature) -> inspect.Signature:
+    """The stock parameters followed by our keyword-only ones."""
+    stated = list(stock.parameters.values())
+    extra = [p for p in own.parameters.values() if p.kind is p.KEYWORD_ONLY]
+    tail = [p for p in stated if p.kind is p.VAR_KEYWORD]
+    return stock.replace(parameters=[p for p in stated if p not in tail] + extra + tail)

@@ -1,0 +1,197 @@
+"""Scenes and their captions: what the bundled models are trained on and tested with.
+
+Some pairs of objects and some colourings never occur in training, by a fixed rule, so that
+composition can be tested: `held_out_pair`, `held_out_binding`.
+"""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from fkdiff.zoo.render import Sprite, render
+from fkdiff.zoo.words import (
+    BACKGROUNDS,
+    BINDABLE,
+    COLOURS,
+    NUMBERS,
+    OBJECTS,
+    RELATIONS,
+    known_words,
+    plural,
+    unknown_words,
+    with_article,
+)
+
+__all__ = [
+    "KINDS",
+    "Scene",
+    "Sprite",
+    "Thing",
+    "caption",
+    "held_out_binding",
+    "held_out_pair",
+    "is_held_out",
+    "known_words",
+    "render",
+    "sample_scene",
+    "unknown_words",
+]
+
+Split = Literal["train", "held_out", "all"]
+
+# Share of each kind in training: one object or two about a third, the hard kinds the rest.
+KINDS: dict[str, float] = {
+    "background": 0.03,
+    "single": 0.14,
+    "pair": 0.20,
+    "three": 0.12,
+    "four": 0.09,
+    "relation": 0.14,
+    "count": 0.14,
+    "binding": 0.14,
+}
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object, in its own colours or recoloured."""
+
+    name: str
+    colour: str | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.colour is None else f"{self.colour} {self.name}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows; `count` copies of the only thing in scenes of kind "count"."""
+
+    kind: str
+    things: tuple[Thing, ...]
+    background: str
+    relation: str | None = None
+    count: int = 1
+
+    @property
+    def caption(self) -> str:
+        """The English caption."""
+        return caption(self)
+
+
+def caption(scene: Scene) -> str:
+    """The caption of a scene.
+
+    >>> caption(Scene("count", (Thing("bus"),), "green", count=3))
+    'three buses on a green background'
+    >>> caption(Scene("relation", (Thing("cat"), Thing("owl")), "red", "above"))
+    'a cat above an owl on a red background'
+    """
+    ground = f"{with_article(scene.background)} background"
+    if not scene.things:
+        return ground
+    names = [with_article(str(thing)) for thing in scene.things]
+    if scene.count > 1:
+        subject = f"{NUMBERS[scene.count]} {plural(scene.things[0].name)}"
+    elif scene.relation is not None:
+        subject = f"{names[0]} {scene.relation} {names[1]}"
+    elif len(names) > 1:
+        subject = f"{', '.join(names[:-1])} and {names[-1]}"
+    else:
+        subject = names[0]
+    return f"{subject} on {ground}"
+
+
+def _one_in(key: str, n: int) -> bool:
+    # zlib.crc32 rather than hash(): the rule must not change from process to process.
+    return zlib.crc32(key.encode()) % n == 0
+
+
+def held_out_pair(first: str, second: str) -> bool:
+    """Whether two objects never share a training scene (one pair in ten, order ignored)."""
+    return _one_in("pair " + " ".join(sorted((first, second))), 10)
+
+
+def held_out_binding(thing: Thing) -> bool:
+    """Whether this colouring of this object never occurs in training (one in six)."""
+    return thing.colour is not None and _one_in(f"binding {thing}", 6)
+
+
+def is_held_out(scene: Scene) -> bool:
+    """Whether a scene contains a pair or a colouring that training never shows.
+
+    >>> is_held_out(Scene("single", (Thing("cat"),), "blue"))
+    False
+    """
+    names = [thing.name for thing in scene.things]
+    pairs = ((a, b) for i, a in enumerate(names) for b in names[:i])
+    return any(map(held_out_binding, scene.things)) or any(held_out_pair(*p) for p in pairs)
+
+
+def _things(rng: np.random.Generator, n: int) -> tuple[Thing, ...]:
+    return tuple(Thing(str(name)) for name in rng.choice(list(OBJECTS), n, replace=False))
+
+
+def _coloured(rng: np.random.Generator, background: str) -> tuple[Thing, ...]:
+    # An object of the background's colour would be hard to see.
+    colours = [colour for colour in COLOURS if colour != background]
+    n = 1 if rng.random() < 0.3 else 2
+    names = rng.choice(BINDABLE, n, replace=False)
+    return tuple(
+        Thing(str(name), str(colour))
+        for name, colour in zip(names, rng.choice(colours, n, replace=False), strict=True)
+    )
+
+
+def _draw(rng: np.random.Generator, kind: str) -> Scene:
+    background = str(rng.choice(list(BACKGROUNDS)))
+    if kind == "binding":
+        return Scene(kind, _coloured(rng, background), background)
+    if kind == "count":
+        return Scene(kind, _things(rng, 1), background, count=int(rng.choice(list(NUMBERS))))
+    if kind == "relation":
+        return Scene(kind, _things(rng, 2), background, str(rng.choice(RELATIONS)))
+    sizes = {"background": 0, "single": 1, "pair": 2, "three": 3, "four": 4}
+    return Scene(kind, _things(rng, sizes[kind]), background)
+
+
+def _check(kind: str | None, split: str) -> None:
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"kind must be one of {sorted(KINDS)}, got {kind!r}")
+    if split not in ("train", "held_out", "all"):
+        raise ValueError(f'split must be "train", "held_out" or "all", got {split!r}')
+    if split == "held_out" and kind in ("background", "single", "count"):
+        raise ValueError(
+            f"kind must show two objects or a colouring in the held_out split, got {kind!r}; "
+            'use split="all"'
+        )
+
+
+def sample_scene(
+    rng: np.random.Generator,
+    *,
+    split: Split = "train",
+    kind: str | None = None,
+    mix: Mapping[str, float] = KINDS,
+) -> Scene:
+    """A random scene.
+
+    Args:
+        rng: Source of randomness.
+        split: "train" leaves out the held-out pairs and colourings, "held_out" shows at least
+            one of them, "all" doesn't mind.
+        kind: One of `KINDS`; drawn from the mix by default.
+        mix: Share of each kind.
+
+    >>> sample_scene(np.random.default_rng(0), kind="single").kind
+    'single'
+    """
+    _check(kind, split)
+    shares = np.array(list(mix.values())) / sum(mix.values())
+    while True:
+        scene = _draw(rng, kind or str(rng.choice(list(mix), p=shares)))
+        if split == "all" or is_held_out(scene) == (split == "held_out"):
+            return scene

@@ -1,0 +1,106 @@
+"""Each stage of the recipes: the loss falls, and a resumed run repeats the uninterrupted one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fkdiff.zoo.autoencoder import AutoencoderTask, autoencoder
+from fkdiff.zoo.denoiser import DenoiserTask, scheduler
+from fkdiff.zoo.dual_encoder import DualEncoderTask, retrieval
+from fkdiff.zoo.latents import CHUNK, LatentData, cache_latents
+from fkdiff.zoo.loop import Fit, Trainer
+from fkdiff.zoo.sprites import Sprites
+from fkdiff.zoo.vocabulary import LENGTH, build_tokenizer
+from fkdiff.zoo.words import known_words
+
+Make = Callable[[Fit, Path], Trainer]
+
+
+def _data() -> LatentData:
+    rng = np.random.default_rng(0)
+    tokens = build_tokenizer()(["a cat on a red background"] * 8, padding="max_length").input_ids
+    latents = np.tile(rng.normal(size=(1, 4, 16, 16)), (8, 1, 1, 1)).astype(np.float16)
+    return LatentData(latents, np.array(tokens), 1.0)
+
+
+@pytest.fixture(params=["vae", "emoji", "clip"])
+def make(request: pytest.FixtureRequest, sprites: Sprites) -> Make:
+    """Builds the trainer of one stage at a tiny batch."""
+    return {
+        "vae": lambda fit, out: AutoencoderTask(sprites, fit, out, batch=2).trainer,
+        "emoji": lambda fit, out: DenoiserTask(_data(), fit, out, batch=4).trainer,
+        "clip": lambda fit, out: DualEncoderTask(sprites, None, fit, out, batch=8).trainer,
+    }[request.param]
+
+
+def test_loss_falls(make: Make, tmp_path: Path) -> None:
+    losses = make(Fit(steps=20, lr=1e-3, warmup=2, hold=1.0), tmp_path).run()
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+
+
+def test_resume_is_exact(make: Make, tmp_path: Path) -> None:
+    fit = Fit(steps=6, lr=1e-3, warmup=2, ema=0.9)
+    whole = make(fit, tmp_path / "whole")
+    losses = whole.run()
+    first = make(fit, tmp_path / "parts")
+    start = first.run(until=3)
+    second = make(fit, tmp_path / "parts")
+    second.resume()
+    assert second.step == 3
+    assert start + second.run() == losses
+    for name, value in whole.averaged().items():
+        assert torch.equal(value, second.averaged()[name]), name
+
+
+def test_frozen_encoder_stands_still(sprites: Sprites, tmp_path: Path) -> None:
+    task = AutoencoderTask(sprites, Fit(steps=6, lr=1e-3, weight_decay=0.0), tmp_path, batch=2)
+    task.trainer.run(until=task.freeze_at)
+    before = {k: v.clone() for k, v in task.model.state_dict().items()}
+    task.trainer.run()
+    moved = {k.split(".")[0] for k, v in task.model.state_dict().items() if (v != before[k]).any()}
+    assert moved == {"decoder", "post_quant_conv"}
+
+
+def test_latents_have_unit_deviation_and_resume(
+    sprites: Sprites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fkdiff.zoo.latents.CHUNK", 20)
+    assert CHUNK != 20
+    torch.manual_seed(0)
+    model = autoencoder().eval()
+    whole = cache_latents(model, sprites, 60, tmp_path / "a", seed=1, resume=False)
+    cache_latents(model, sprites, 60, tmp_path / "b", seed=1, resume=False)
+    note = tmp_path / "b" / "latents.json"
+    note.write_text(note.read_text().replace("60", "20"))
+    again = cache_latents(model, sprites, 60, tmp_path / "b", seed=1, resume=True)
+    assert np.array_equal(whole.latents, again.latents)
+    assert np.array_equal(whole.tokens, again.tokens)
+    assert whole.latents.shape == (60, 4, 16, 16)
+    assert 0.8 < np.float32(whole.latents).std() < 1.2
+
+
+def test_learning_rate_warms_up_holds_and_decays() -> None:
+    fit = Fit(steps=100, lr=1.0, warmup=10, hold=0.5)
+    assert [fit.lr_at(s) for s in (0, 9, 49, 75)] == pytest.approx([0.1, 1.0, 1.0, 0.5])
+
+
+def test_every_word_is_one_token() -> None:
+    tokenizer = build_tokenizer()
+    assert all(len(tokenizer(word).input_ids) == 3 for word in known_words())
+    assert tokenizer.eos_token_id == len(tokenizer) - 1
+    assert tokenizer.model_max_length == LENGTH
+
+
+def test_noise_ends_close_to_zero_signal_but_above() -> None:
+    alphas = scheduler().alphas_cumprod
+    assert 0 < alphas[-1] < 1e-3
+
+
+def test_retrieval_reports_kinds(sprites: Sprites, tmp_path: Path) -> None:
+    task = DualEncoderTask(sprites, None, Fit(steps=1, lr=1e-3), tmp_path, batch=8)
+    table = retrieval(task.model.eval(), sprites, scenes=2, split="held_out")
+    assert {"pair/object", "relation/side", "binding/colour", "four/all"} <= set(table)
+    assert all(0 <= value <= 1 for value in table.values())

@@ -1,0 +1,126 @@
+"""The course of a run as one figure: rewards, effective sample size and lineage, step by step."""
+
+import math
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from fkdiff.report.lineage import COLOURS, draw_lineage
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from fkdiff.result import Result
+
+__all__ = ["course_svg"]
+
+_MOST_REWARDS = 3  # panels; further rewards are in the JSON
+
+
+def course_svg(result: "Result", prompt: int) -> str:
+    """One prompt's course as an SVG document: reward traces, ESS trace and lineage.
+
+    Arguments:
+        result: A run with at least one transition in its trace.
+        prompt: Which of its prompts.
+    """
+    names = _traced(result, prompt)
+    heights = [1.6] * len(names) + [1.2, _lineage_height(result)]
+    figure = Figure(figsize=(9.6, sum(heights) + 0.5), layout="constrained")
+    panels = figure.subplots(len(heights), sharex=True, height_ratios=heights, squeeze=False)
+    axes: list[Axes] = list(panels[:, 0])
+    for axis, name in zip(axes, names, strict=False):
+        _draw_reward(axis, result, prompt, name)
+    _draw_ess(axes[-2], result, prompt)
+    draw_lineage(axes[-1], result, prompt)
+    for axis in axes:
+        _quiet(axis)
+        for entry in result.trace:
+            if entry.resampled[prompt]:
+                axis.axvline(entry.index + 1, color=COLOURS["mark"], linewidth=0.8, zorder=0)
+    axes[-1].set_xlabel("transitions", loc="right")
+    axes[-1].set_xlim(0, max(len(result.trace), 1) + 0.6)
+    return _svg(figure)
+
+
+def _traced(result: "Result", prompt: int) -> list[str]:
+    """Rewards with at least one finite value on the way, the ones that steer first."""
+    names = dict.fromkeys(name for entry in result.trace for name in entry.rewards)
+    monitors = set(result.settings.get("monitor", ()))
+    finite = [n for n in names if np.isfinite(_series(result, prompt, n)[1]).any()]
+    return sorted(finite, key=lambda name: name in monitors)[:_MOST_REWARDS]
+
+
+def _series(result: "Result", prompt: int, name: str) -> tuple[Any, Any]:
+    """Transitions (S,) and one prompt's rewards (S, K) at them."""
+    seen = [entry for entry in result.trace if name in entry.rewards]
+    values = [entry.rewards[name][prompt].double().cpu().numpy() for entry in seen]
+    return np.array([entry.index + 1 for entry in seen]), np.array(values)
+
+
+def _draw_reward(axis: "Axes", result: "Result", prompt: int, name: str) -> None:
+    steps, values = _series(result, prompt, name)
+    values = np.where(np.isfinite(values), values, np.nan)
+    kept = np.isfinite(values).any(axis=1)
+    steps, values = steps[kept], values[kept]
+    particles = values.shape[1]
+    dots = axis.scatter(np.repeat(steps, particles), values.ravel(), s=9, linewidths=0)
+    dots.set(color=COLOURS["one"], alpha=max(0.25, min(0.8, 6 / particles)))
+    axis.plot(steps, np.nanmax(values, axis=1), color=COLOURS["best"], linewidth=1.6)
+    axis.plot(steps, np.nanmean(values, axis=1), color=COLOURS["all"], linewidth=1.6)
+    _label(axis, f"reward {name}")
+    for y, word, colour in ((0.99, "best", "best"), (0.8, "mean", "all")):
+        axis.text(
+            1.01, y, word, color=COLOURS[colour], transform=axis.transAxes, va="top", fontsize=9
+        )
+
+
+def _draw_ess(axis: "Axes", result: "Result", prompt: int) -> None:
+    particles = result.log_w.shape[1]
+    line, fired = [(0.0, float(particles))], []
+    for entry in result.trace:
+        line.append((entry.index + 1, float(entry.ess[prompt])))
+        if entry.resampled[prompt]:
+            fired.append(line[-1])
+            line.append((math.nan, math.nan))  # what the ESS is just after isn't recorded
+    axis.plot(*zip(*line, strict=True), color=COLOURS["all"], linewidth=1.6)
+    if fired:
+        axis.plot(*zip(*fired, strict=True), "o", color=COLOURS["best"], markersize=4.5)
+        axis.text(
+            1.01, 0.0, "● resampled", color=COLOURS["best"], transform=axis.transAxes, fontsize=9
+        )
+    axis.set_ylim(0, particles * 1.08)
+    axis.set_yticks([0, particles] if particles == 1 else [0, particles / 2, particles])
+    _label(axis, "effective sample size")
+
+
+def _lineage_height(result: "Result") -> float:
+    return min(4.2, 0.9 + 0.12 * result.log_w.shape[1])
+
+
+def _label(axis: "Axes", words: str) -> None:
+    title = axis.set_title(words, loc="left", fontsize=9.5, color=COLOURS["text"], pad=5)
+    title.set_parse_math(False)  # a reward's name is its author's, "$" included
+
+
+def _quiet(axis: "Axes") -> None:
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.spines["bottom"].set_color(COLOURS["line"])
+    axis.tick_params(colors=COLOURS["text"], labelsize=8.5, length=0)
+    axis.grid(axis="y", color=COLOURS["line"], linewidth=0.6, alpha=0.6)
+    axis.set_axisbelow(True)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.label.set(color=COLOURS["text"], fontsize=9)
+    low, high = axis.get_ylim()
+    if not (math.isfinite(low) and math.isfinite(high)):
+        axis.set_ylim(0, 1)
+
+
+def _svg(figure: Figure) -> str:
+    buffer = BytesIO()
+    with rc_context({"svg.hashsalt": "fkdiff"}):  # the same run gives the same bytes
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue().decode()

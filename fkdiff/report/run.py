@@ -1,0 +1,90 @@
+"""A run folder: pictures, numbers, exact tensors and the page that shows them."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save as to_safetensors
+
+from fkdiff.report.facts import about_image, about_run, trace_rows
+from fkdiff.report.folder import check_folder, clear_pictures, write_file, write_json
+from fkdiff.report.page import render
+from fkdiff.report.pictures import has_pictures, to_image
+from fkdiff.report.png import encode_png
+from fkdiff.report.snippet import python_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fkdiff.result import Result
+
+__all__ = ["save", "tensors"]
+
+
+def save(
+    result: "Result", folder: str | Path, plain: "Result | None" = None, command: str = ""
+) -> Path:
+    """Write a run into a folder; an earlier run in it is replaced.
+
+    `images/0000.png ...` (prompts in turn, best first, settings inside), `result.json`,
+    `metrics.json` (per transition), `result.safetensors` (every tensor) and `report.html`, which
+    needs no other file.
+
+    Arguments:
+        result: The run.
+        folder: Where to; created if need be.
+        plain: The same call unsteered, for comparison.
+        command: Command line that made the run, if one did.
+
+    Returns:
+        Path of `report.html`.
+
+    Raises:
+        OSError: If the folder can't be written to.
+    """
+    folder = check_folder(folder)
+    about = about_run(result, command, python_of(result, folder))
+    pictures = _save_pictures(result, about, folder)
+    clear_pictures(folder, kept=pictures)
+    write_json(folder / "metrics.json", trace_rows(result))
+    write_file(folder / "result.safetensors", to_safetensors(tensors(result), _header(about)))
+    write_json(folder / "result.json", about)
+    page = folder / "report.html"
+    write_file(page, render(result, about, plain).encode())
+    return page
+
+
+def tensors(result: "Result") -> "dict[str, Tensor]":
+    """Every tensor of a run, contiguous and on the CPU, by name.
+
+    `ancestors` holds the parent row of each row at each transition, identity where nothing moved.
+    """
+    rows = torch.arange(result.log_w.numel())
+    found = {name: getattr(result, name) for name in ("latents", "log_w", "log_twist", "selected")}
+    if result.rows:
+        found["ancestors"] = torch.stack([rows if r is None else r.cpu() for r in result.rows])
+    if result.samples is not None and not has_pictures(result):
+        found["samples"] = result.samples  # no file of their own
+    found |= {f"rewards.{name}": values for name, values in result.rewards.items()}
+    if result.trace:
+        found["trace.ess"] = torch.stack([entry.ess for entry in result.trace])
+        found["trace.resampled"] = torch.stack([entry.resampled for entry in result.trace])
+    for entry in result.trace:
+        for name, values in entry.rewards.items():
+            found[f"trace.{entry.index:04d}.rewards.{name}"] = values
+    # Rewards of a name that the trace shares with the end may share memory too.
+    return {name: value.detach().cpu().contiguous().clone() for name, value in found.items()}
+
+
+def _save_pictures(result: "Result", about: dict[str, Any], folder: Path) -> int:
+    if not has_pictures(result) or result.samples is None:
+        return 0
+    for particle in about["particles"]:
+        image = to_image(result.samples[particle["prompt"], particle["slot"]])
+        write_file(folder / particle["file"], encode_png(image, about_image(about, particle)))
+    return len(about["particles"])
+
+
+def _header(about: dict[str, Any]) -> dict[str, str]:
+    return {"fkdiff": about["fkdiff"], "prompts": json.dumps(about["prompts"])}

@@ -1,0 +1,164 @@
+"""The Python that does the same as a run, written from its settings."""
+
+import ast
+import dataclasses
+import io
+import re
+import tokenize
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fkdiff.result import Result
+
+__all__ = ["brief", "call_of", "model_name", "python_of"]
+
+_WIDTH = 88
+_COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
+
+
+def python_of(result: "Result", folder: str | Path) -> str:
+    """A program that repeats a run; objects that have no name in code keep their repr."""
+    settings = result.settings
+    body = [
+        f"pipe = DiffusionPipeline.from_pretrained({_model_code(settings)})",
+        _steer_code(result),
+        _call("out = steered", _call_arguments(result)),
+        f"out.steering.save({str(folder)!r})",
+    ]
+    code = _double_quoted("\n".join(body))
+    return "\n".join([*_imports(code), "", code]) + "\n"
+
+
+def brief(code: str) -> str:
+    """The repr of a term or setting without the arguments that are at their defaults.
+
+    >>> brief("Resample(scheme='ssp', ess=0.5, window=(0.2, 0.9), every=None)")
+    "Resample('ssp')"
+    """
+    try:
+        tree = ast.parse(code, mode="eval").body
+    except SyntaxError:
+        return code
+    if not (isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name)):
+        return code
+    usual = _defaults(tree.func.id)
+    kept = [k for k in tree.keywords if k.arg not in usual or _value(k.value) != usual[k.arg]]
+    positional = []
+    if usual and kept and kept[0].arg == next(iter(usual)):  # the first field speaks for itself
+        positional = [kept.pop(0).value]
+    return ast.unparse(ast.Call(tree.func, [*tree.args, *positional], kept))
+
+
+def model_name(settings: Mapping[str, Any]) -> str:
+    """The model as its user would name it: bundled ones by name, the rest by path or Hub id."""
+    model = str(settings.get("model") or "")
+    zoo = Path(__file__).resolve().parent.parent / "zoo"
+    if model and Path(model).is_absolute() and Path(model).resolve().is_relative_to(zoo):
+        return Path(model).resolve().relative_to(zoo).parts[0]
+    return model
+
+
+def _model_code(settings: Mapping[str, Any]) -> str:
+    model = model_name(settings)
+    bundled = model != str(settings.get("model") or "")
+    return f"zoo.path({model!r})" if bundled else repr(model or "path or Hub id of the pipeline")
+
+
+def _steer_code(result: "Result") -> str:
+    settings = result.settings
+    parts = ["pipe", *(brief(term) for term in settings.get("terms", ()))]
+    parts.append(f"particles={result.log_w.shape[1]}")
+    resample = brief(str(settings.get("resample", "Resample()")))
+    if resample != "Resample()":
+        parts.append(f"resample={resample}")
+    for name in ("stochastic", "micro_batch"):
+        if settings.get(name) is not None:
+            parts.append(f"{name}={settings[name]!r}")
+    if settings.get("monitor"):
+        rewards = ", ".join(f"load_reward({name!r})" for name in settings["monitor"])
+        parts.append(f"monitor=[{rewards}]")
+    if settings.get("select") != ("best" if settings.get("terms") else "sample"):
+        parts.append(f"select={settings.get('select', 'best')!r}")
+    return _call("steered = steer", [*parts, f"seed={result.seed}"])
+
+
+def call_of(result: "Result") -> dict[str, Any]:
+    """Arguments of the user's call: the recorded one asks for a sample of every particle."""
+    prompts, particles = result.log_w.shape
+    call = {k: v for k, v in result.settings.get("call", {}).items() if v is not None}
+    for key, value in call.items():
+        if isinstance(value, list) and len(value) == prompts * particles:
+            call[key] = value[::particles]
+        if isinstance(call[key], list) and len(call[key]) == 1 and key.endswith("prompt"):
+            call[key] = call[key][0]
+    wanted = 1 if result.settings.get("select") == "all" else result.selected.shape[1]
+    return {k: wanted if k in _COUNTS else v for k, v in call.items()}
+
+
+def _call_arguments(result: "Result") -> list[str]:
+    call = {k: v for k, v in call_of(result).items() if not (k in _COUNTS and v == 1)}
+    first = [repr(call.pop("prompt"))] if "prompt" in call else []
+    return [*first, *(f"{key}={value!r}" for key, value in call.items())]
+
+
+def _call(head: str, arguments: list[str]) -> str:
+    line = f"{head}({', '.join(arguments)})"
+    if len(line) <= _WIDTH:
+        return line
+    return f"{head}(\n" + "".join(f"    {part},\n" for part in arguments) + ")"
+
+
+def _double_quoted(code: str) -> str:
+    """Code with double quotes, as formatters write it.
+
+    >>> print(_double_quoted("f('a', 'b')"))
+    f("a", "b")
+    """
+    plain = re.compile(r"'([^'\"\\]*)'")
+    lines = code.splitlines()
+    try:
+        tokens = list(tokenize.generate_tokens(io.StringIO(code).readline))
+    except (tokenize.TokenError, SyntaxError):
+        return code  # a repr that isn't code
+    for token in tokens:
+        found = plain.fullmatch(token.string) if token.type == tokenize.STRING else None
+        if found:
+            (row, start), (_, stop) = token.start, token.end
+            line = lines[row - 1]
+            lines[row - 1] = f'{line[:start]}"{found[1]}"{line[stop:]}'
+    return "\n".join(lines)
+
+
+def _imports(code: str) -> list[str]:
+    import fkdiff
+    import fkdiff.rewards
+
+    def used(names: list[str]) -> str:
+        return ", ".join(name for name in names if re.search(rf"\b{name}\b(?=[(.])", code))
+
+    lines = ["from diffusers import DiffusionPipeline", ""]
+    lines.append(f"from fkdiff import {used(sorted([*fkdiff.__all__, 'zoo']))}")
+    if used(fkdiff.rewards.__all__):
+        lines.append(f"from fkdiff.rewards import {used(fkdiff.rewards.__all__)}")
+    if "load_reward(" in code:
+        lines.append("from fkdiff.terms import load_reward")
+    return lines
+
+
+def _defaults(name: str) -> dict[str, Any]:
+    """Fields of one of fkdiff's dataclasses, in order, with their defaults."""
+    import fkdiff
+
+    known = getattr(fkdiff, name, None) if name in fkdiff.__all__ else None
+    if not (isinstance(known, type) and dataclasses.is_dataclass(known)):
+        return {}
+    return {field.name: field.default for field in dataclasses.fields(known)}
+
+
+def _value(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return node  # a call or a name: never a default

@@ -106,9 +106,8 @@ class OpenCLIP(Composable):
 
     def _text_features(self, encoders: "_Encoders", prompts: Sequence[str]) -> Tensor:
         """Features of prompts, each encoded once in the reward's life, shape (n, d)."""
-        new = sorted(set(prompts) - set(self._texts))
-        if new:
-            self._texts.update(zip(new, encoders.texts(new).cpu(), strict=True))
+        for prompt in set(prompts) - set(self._texts):
+            self._texts[prompt] = encoders.text(prompt).cpu()
         return torch.stack([self._texts[prompt] for prompt in prompts]).to(encoders.device)
 
     def __repr__(self) -> str:
@@ -156,10 +155,10 @@ class _Encoders:
         return nn.functional.normalize(features.float(), dim=-1)
 
     @torch.no_grad()
-    def texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit features of n texts, shape (n, d), float32."""
-        features = self.model.encode_text(self.tokenizer(list(texts)).to(self.device))
-        return nn.functional.normalize(features.float(), dim=-1)
+    def text(self, text: str) -> Tensor:
+        """Unit features of one text, shape (d,), float32; alone, so that no company rounds it."""
+        features = self.model.encode_text(self.tokenizer([text]).to(self.device))
+        return nn.functional.normalize(features[0].float(), dim=-1)
 
 
 def _find(model: str, pretrained: str | None) -> _Found:

@@ -52,15 +52,19 @@ def read_formula(
     from fkdiff.terms.reward_algebra import Composable
 
     source, names = _placeholders(text, known)
-    try:
-        tree = ast.parse(source, mode="eval").body
-    except SyntaxError as error:
-        raise RewardError(f"reward formula {text!r} isn't complete: {error.msg}") from error
     once = cache(load)
     try:
+        tree = ast.parse(source, mode="eval").body
         value = _value(tree, lambda placeholder: once(names[placeholder]))
-    except (TypeError, SyntaxError) as error:
-        raise RewardError(f"reward formula {text!r} can't be read: {error}") from error
+    except RewardError:
+        raise
+    except SyntaxError as error:
+        raise RewardError(
+            f"reward formula {text!r} can't be read ({error.msg}); write names, numbers, + - *, "
+            "parentheses and minimum(a, b)"
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise RewardError(f"reward formula {text!r} can't be made: {error}") from error
     if not isinstance(value, Composable):
         raise RewardError(f"reward formula {text!r} names no reward; it is the number {value}")
     return value
@@ -113,4 +117,4 @@ def _value(node: ast.AST, reward: Callable[[str], "Composable"]) -> "Composable 
             return reward(name)
         case ast.Call(func=ast.Name(id="minimum"), args=args, keywords=[]):
             return minimum(*[_value(arg, reward) for arg in args])
-    raise SyntaxError("it may hold names, numbers, + - *, parentheses and minimum(a, b) only")
+    raise SyntaxError(f"it holds a {type(node).__name__}")

@@ -79,7 +79,7 @@ def stratified(weights: Tensor, generator: Generators = None) -> Tensor:
     particles = weights.shape[1]
     position = _cumulative(weights).mul_(particles)
     stratum = position.long()
-    u = _uniform(len(weights), particles, generator).gather(1, stratum.clamp(max=particles - 1))
+    u = _uniform(len(weights), particles + 1, generator).gather(1, stratum)
     return _offspring(stratum + (u < position.sub_(stratum)))
 
 
@@ -265,11 +265,15 @@ def ancestors(counts: Tensor) -> Tensor:
         tensor([2, 1, 2, 3, 3, 3])
     """
     flat = counts.flatten()
-    rows = torch.arange(len(flat))
-    dead = (flat == 0).nonzero().squeeze(1)
     # Prompt by prompt there are as many dead slots as extra copies: none crosses to another.
-    copies = torch.repeat_interleave((flat - 1).clamp_(min=0), output_size=len(dead))
-    return rows.scatter_(0, dead, copies)
+    dead, copies = _repeat(flat == 0), _repeat((flat - 1).clamp_(min=0))
+    return torch.arange(len(flat)).scatter_(0, dead, copies)
+
+
+def _repeat(times: Tensor) -> Tensor:
+    """Each index `times` times, as `torch.repeat_interleave` does in twice the time."""
+    ends = times.cumsum(0)
+    return ends.bincount(minlength=1 + int(ends[-1]))[:-1].cumsum(0)
 
 
 def _uniform(rows: int, columns: int, generator: Generators) -> Tensor:
@@ -277,6 +281,16 @@ def _uniform(rows: int, columns: int, generator: Generators) -> Tensor:
     if generator is None or isinstance(generator, torch.Generator):
         return torch.rand(rows, columns, generator=generator, dtype=torch.float64)
     return torch.stack([torch.rand(columns, generator=g, dtype=torch.float64) for g in generator])
+
+
+def _bits(rows: int, columns: int, generator: Generators) -> Tensor:
+    """Uniform integers of 63 bits, shape (rows, columns), int64."""
+    bits = torch.empty(rows, columns, dtype=torch.int64)
+    if generator is None or isinstance(generator, torch.Generator):
+        return bits.random_(generator=generator)
+    for row, own in zip(bits, generator, strict=True):
+        row.random_(generator=own)
+    return bits
 
 
 def _expected(weights: Tensor) -> Tensor:
@@ -292,8 +306,9 @@ def _cumulative(weights: Tensor) -> Tensor:
 
 def _offspring(reached: Tensor) -> Tensor:
     """Counts from cumulative counts."""
-    counts = reached.clone()
-    counts[:, 1:] -= reached[:, :-1]
+    counts = torch.empty_like(reached)
+    counts[:, 0] = reached[:, 0]
+    torch.sub(reached[:, 1:], reached[:, :-1], out=counts[:, 1:])
     return counts
 
 
@@ -305,37 +320,40 @@ def _draw(weights: Tensor, draws: Tensor, generator: Generators) -> Tensor:
     """
     rows, particles = weights.shape
     shared = generator is None or isinstance(generator, torch.Generator)
-    strata = int(draws.max()) if shared else particles
-    inside = _occupancy(draws, strata, generator)
-    below = inside.cumsum(1).sub_(inside)
-    # Draws in the order of their strata, and a few more so that looking past a stratum is safe.
-    u = _uniform(rows, strata + 2, generator).flatten()
-
-    edge = _cumulative(weights).mul_(strata)
+    most = max(1, int(draws.max())) if shared else particles
+    inside, u = _strata(draws, most, generator)
+    edge = _cumulative(weights).mul_(inside.shape[1] - 1)
     stratum = edge.long()
     part = edge.sub_(stratum).flatten()
     left = inside.gather(1, stratum).flatten()
-    reached = below.gather(1, stratum)
-    place = (reached + (strata + 2) * torch.arange(rows)[:, None]).flatten()
+    reached = inside.cumsum(1).sub_(inside).gather(1, stratum)
+    place = (reached + most * torch.arange(rows)[:, None]).flatten()
     count = reached.view(-1)
-    for look in range(2):  # few strata hold more than two draws
-        count += (u[place + look] < part) & (left > look)
-    todo, look = (left > 2).nonzero().squeeze(1), 2
+    count += (u.gather(0, place.clamp(max=len(u) - 1)) < part) & (left > 0)
+    todo, look = (left > 1).nonzero().squeeze(1), 1
     while len(todo):
-        count[todo] += u[place[todo] + look] < part[todo]
+        hit = u.gather(0, place.gather(0, todo) + look) < part.gather(0, todo)
+        count.scatter_add_(0, todo, hit.long())
         look += 1
-        todo = todo[left[todo] > look]
+        todo = todo[left.gather(0, todo) > look]
     return _offspring(reached)
 
 
-def _occupancy(draws: Tensor, strata: int, generator: Generators) -> Tensor:
-    """How many of `draws` (P, 1) uniform draws fall into each stratum, shape (P, strata + 1).
+def _strata(draws: Tensor, most: int, generator: Generators) -> tuple[Tensor, Tensor]:
+    """Uniform draws in [0, 1) as a number per stratum and their places within, in that order.
 
-    The last column takes those that a row doesn't draw.
+    Of 63 random bits the low ones choose the stratum, the others the place.
+
+    Returns:
+        Draws in each of S strata, shape (P, S + 1), the last for what a row doesn't draw; and
+        uniform numbers, shape (P most,).
     """
-    stratum = _uniform(len(draws), strata, generator).mul_(strata).long()
-    if bool((draws < strata).any()):
-        stratum.masked_fill_(torch.arange(strata) >= draws, strata)
-    stratum += (strata + 1) * torch.arange(len(draws))[:, None]
-    size = len(draws) * (strata + 1)
-    return stratum.flatten().bincount(minlength=size).view(len(draws), -1)
+    power = (most - 1).bit_length()
+    bits = _bits(len(draws), most, generator)
+    stratum = bits & (2**power - 1)
+    if bool((draws < most).any()):
+        stratum.masked_fill_(torch.arange(most) >= draws, 2**power)
+    stratum += (2**power + 1) * torch.arange(len(draws))[:, None]
+    size = len(draws) * (2**power + 1)
+    inside = stratum.flatten().bincount(minlength=size).view(len(draws), -1)
+    return inside, (bits >> power).flatten().double().mul_(2.0 ** (power - 63))

@@ -106,6 +106,16 @@ class Run:
             self._permute(rows)
         return rows
 
+    def status(self) -> dict[str, str]:
+        """Effective sample size (mean over prompts) and best reward, for the progress bar."""
+        if not self.terms:
+            return {}
+        shown = {"ess": f"{float(self.cloud.ess.mean()):.1f}/{self.particles}"}
+        if self.trace and self.trace[-1].rewards:
+            values = next(iter(self.trace[-1].rewards.values()))
+            shown["best"] = f"{float(values.max()):.3f}"
+        return shown
+
     def _permute(self, rows: Tensor) -> None:
         self._states = [{k: v[rows] for k, v in state.items()} for state in self._states]
         self._twists = [t.flatten()[rows].reshape(t.shape) for t in self._twists]

@@ -144,7 +144,7 @@ class Steered:
         seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
         as_tuple = kwargs.pop("return_dict", True) is False
         expanded = expand(self.pipe, args, kwargs, self.particles)
-        if expanded.wanted > self.particles and self.select == "best":
+        if expanded.wanted > self.particles:
             raise ValueError(
                 f"{expanded.key} must be at most particles={self.particles}, "
                 f"got {expanded.wanted}; raise particles"
@@ -165,6 +165,8 @@ class Steered:
             run.cost.peak_memory_mb = _peak_memory_mb()
             settings["replaced_step"] = tap.replaced
             self.partial = run.result(self.target, settings)
+        if self.partial is not None and self.partial.samples is None and self.select == "all":
+            self.partial.samples = _pictures(output, run)
         output = _selected(output, run, self.particles)
         output.steering = self.partial
         return (*output.to_tuple(), self.partial) if as_tuple else output
@@ -233,6 +235,20 @@ def _peak_memory_mb() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def _pictures(output: Any, run: Run) -> torch.Tensor | None:
+    """All particles as pixels (P, K, 3, h, w) in slot order, from the pipeline's own images."""
+    images = dict(output).get("images")
+    if isinstance(images, list):
+        images = np.stack([np.asarray(image) for image in images]) / np.float32(255)
+    if isinstance(images, np.ndarray):
+        images = torch.from_numpy(images).movedim(-1, 1)
+    if images is None or images.ndim != 4 or images.shape[1] != 3 or run.selected is None:
+        return None
+    prompts, particles = run.selected.shape
+    images = images.reshape(prompts, particles, *images.shape[1:])
+    return torch.stack([x[s.argsort()] for x, s in zip(images, run.selected, strict=True)])
 
 
 def _selected(output: Any, run: Run, particles: int) -> Any:

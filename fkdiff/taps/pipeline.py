@@ -36,6 +36,10 @@ class Engine(Protocol):
         """Whether resampling could fire at this transition."""
         ...
 
+    def status(self) -> dict[str, str]:
+        """What to show beside the progress bar."""
+        ...
+
 
 @dataclass
 class PipelineTap:
@@ -147,6 +151,8 @@ class PipelineTap:
         self._memo["keep"] = call.last
         step = self._step(call, rows, kernel)
         chosen = self.engine.transition(step)
+        if self.bar is not None:
+            self.bar.set_postfix(self.engine.status(), refresh=False)
         self._moves += 1
         self._outputs = []
         self._parents = chosen

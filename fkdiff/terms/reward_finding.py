@@ -8,13 +8,14 @@ torch only when a reward is loaded.
 import difflib
 import importlib
 import importlib.metadata
-import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -96,6 +97,9 @@ def load_reward(spec: str) -> "Composable":
     """
     from fkdiff.terms.reward_formulas import read_formula
 
+    spec = spec.strip()
+    if Path(spec).is_file() or Path(spec.rpartition(":")[0]).is_file():
+        return load_one(spec)  # whatever signs its path may hold
     return read_formula(spec, [entry.name for entry in available()], load_one)
 
 
@@ -168,7 +172,7 @@ def _from_module(module: str, attr: str) -> Any:
     except Exception as error:
         raise RewardError(
             f"module {module!r} of reward '{module}:{attr}' can't be imported "
-            f"({type(error).__name__}: {error})"
+            f"({type(error).__name__}: {error}); code in a file is named file.py:fn"
         ) from error
     for part in attr.split("."):
         if not hasattr(found, part):
@@ -182,14 +186,13 @@ def _from_file(path: Path, attr: str) -> Any:
 
     if not path.is_file():
         raise RewardError(f"reward file '{path}' doesn't exist; check the path")
-    name = f"fkdiff_reward_{path.stem}_{abs(hash(path.resolve()))}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise RewardError(f"reward file '{path}' isn't Python; name it *.py")
-    module = importlib.util.module_from_spec(spec)
+    name = f"fkdiff_reward_{path.stem}_{crc32(str(path.resolve()).encode()):08x}"
+    module = ModuleType(name)
+    module.__file__ = str(path)
     sys.modules[name] = module  # dataclasses and pickle look their module up by name
     try:
-        spec.loader.exec_module(module)
+        # Compiled here: an import would leave bytecode beside the file, and trust what is there.
+        exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
     except SyntaxError as error:
         del sys.modules[name]
         place = f"{Path(error.filename or path).name}, line {error.lineno}"

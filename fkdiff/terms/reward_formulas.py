@@ -79,7 +79,7 @@ def _placeholders(text: str, known: Sequence[str]) -> tuple[str, dict[str, str]]
     from fkdiff.terms.reward_finding import unknown
 
     longest_first = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
-    name = rf"(?:{longest_first})(?::[\w./-]+)?(?![\w.:])" if known else r"(?!)"
+    name = rf"(?:{longest_first})(?::[\w.:/-]+)?(?![\w.:])" if known else r"(?!)"
     kinds = {"name": name, "place": _PLACE, "number": _NUMBER, "symbol": _SYMBOL, "word": _WORD}
     token = re.compile(r"\s*(?:" + "|".join(f"(?P<{k}>{v})" for k, v in kinds.items()) + ")")
     names: dict[str, str] = {}

@@ -1,6 +1,6 @@
 """One transition of a run, as the terms see it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -34,6 +34,7 @@ class Source(Protocol):
     """What a step asks of whoever runs the loop (a tapped pipeline or our own)."""
 
     cost: Cost
+    micro_batch: int | None
 
     def decode(self, latents: Tensor, inputs: str) -> Any:
         """Turn latents (n, *) into what a reward reads: pixels, video, audio, ..."""
@@ -133,15 +134,21 @@ class Step:
         if id(reward) not in self._scores:
             samples = self.decode(reward.inputs)
             rows, inverse = self.unique
-            context = {k: [v[i] for i in rows.tolist()] for k, v in self.context.items()}
             calls = self.source.cost.reward_calls
-            where = Where(self.index, self.total, rows)
             with self.source.cost.time("reward"):
-                values = evaluate(reward, samples, context, where)
+                values = torch.cat(list(self._values(reward, samples, rows)))
             calls[reward.name] = calls.get(reward.name, 0) + len(rows)
             scores = values[inverse].reshape(self.prompts, self.particles)
             self._scores[id(reward)] = (reward, scores)
         return self._scores[id(reward)][1]
+
+    def _values(self, reward: Reward, samples: Any, rows: Tensor) -> Iterator[Tensor]:
+        size = self.source.micro_batch or len(rows)
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            context = {k: [v[i] for i in part.tolist()] for k, v in self.context.items()}
+            where = Where(self.index, self.total, part)
+            yield evaluate(reward, samples[start : start + size], context, where)
 
     @property
     def scores(self) -> dict[str, Tensor]:

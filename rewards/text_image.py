@@ -233,6 +233,8 @@ def _from_zoo(name: str, pretrained: str | None) -> _Found:
             "('ViT-B-32/openai'), 'hf-hub:owner/name', a folder with open_clip_config.json, or a "
             f"model of the zoo ({error})"
         ) from error
+    if not {"mean", "sd"} <= set(card):
+        raise RewardError(f"the card of {name!r} states no mean and sd of its similarity")
     location = _alone(name, pretrained, _checked_folder(path))
     return _Found(name, location, mean=card["mean"], sd=card["sd"])
 

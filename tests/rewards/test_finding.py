@@ -106,6 +106,7 @@ def test_entry_points_may_be_rewards_classes_factories_and_functions(installed):
 def test_a_factory_takes_the_string_after_its_name(installed):
     installed.append(point("shaded", f"{__name__}:shaded"))
     assert load_reward("shaded:light").mean == 1.0
+    assert load_reward("shaded:a/b:c-d").mean == 0.0
     assert load_reward("2 * shaded:light - shaded").name == "2 * brightness - brightness"
     with pytest.raises(RewardError, match="'jpeg-size:high' can't be made .TypeError"):
         load_reward("jpeg-size:high")
@@ -137,6 +138,9 @@ def test_modules_and_files(installed, file):
     assert redness.name == "redness"
     assert repr(redness) == f"load_reward({f'{file}:redness'!r})"
     assert torch.allclose(evaluate(redness, IMAGES), IMAGES[:, 0].double().mean(dim=(1, 2)))
+    odd = file.rename(file.parent / "my - reward 2*.py")
+    assert load_reward(f"{odd}:redness").name == "redness"
+    file = odd.rename(file)
     tinted = load_reward(f"{file}:Tinted")
     assert evaluate(tinted, IMAGES, {"prompts": ["a"] * 3}).tolist() == [0.5] * 3
     assert load_reward(f"0.5*{file}:redness + brightness").name == "0.5 * redness + brightness"
@@ -193,6 +197,7 @@ def test_errors_inside_a_file_name_the_line(installed, tmp_path):
     path.write_text("def fn(images):\n    return images +\n")
     with pytest.raises(RewardError, match=r"bad\.py' has a syntax error: bad\.py, line 2"):
         load_reward(f"{path}:fn")
+    assert not list(tmp_path.glob("__pycache__"))
     path.write_text("import no_such_package\n")
     with pytest.raises(RewardError, match=r"failed when run: ModuleNotFoundError: No module"):
         load_reward(f"{path}:fn")

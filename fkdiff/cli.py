@@ -1,0 +1,76 @@
+"""The command `fkdiff`. Nothing heavy is imported before a command runs."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from fkdiff._version import __version__
+from fkdiff.commands import bench, doctor, generate, lists, show
+from fkdiff.commands.stops import Stop
+
+__all__ = ["app", "main"]
+
+# Typer carries click along or brings a copy of its own, depending on its version.
+_CLICK_ERROR = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+app = typer.Typer(
+    name="fkdiff",
+    help="Steer diffusion and flow models at inference time, as one weighted cloud.",
+    epilog=generate.EXAMPLE,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # a bug shows its traceback as Python writes it
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(epilog=generate.EXAMPLE)(generate.generate)
+app.command(epilog=show.EXAMPLE)(show.show)
+app.command(epilog=lists.REWARDS_EXAMPLE)(lists.rewards)
+app.command(epilog=lists.ZOO_EXAMPLE)(lists.zoo)
+app.command(epilog=bench.EXAMPLE)(bench.bench)
+app.command(epilog=doctor.EXAMPLE)(doctor.doctor)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code.
+
+    Arguments:
+        arguments: Words after `fkdiff`, by default those of the process.
+
+    >>> main(["--version"]) == 0  # doctest: +ELLIPSIS
+    fkdiff ...
+    True
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = app(words or ["--help"], prog_name="fkdiff", standalone_mode=False)
+    except Stop as stop:
+        return _say(str(stop), stop.code)
+    except (typer.Abort, KeyboardInterrupt):
+        return _say("interrupted", 130)
+    except _CLICK_ERROR as error:
+        return _say(" ".join(error.format_message().split()), 2)
+    return code if isinstance(code, int) else 0
+
+
+def _say(message: str, code: int) -> int:
+    print(f"fkdiff: {message}", file=sys.stderr)
+    return code
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"fkdiff {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _fkdiff(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+if __name__ == "__main__":
+    sys.exit(main())

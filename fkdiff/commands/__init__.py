@@ -1,0 +1,1 @@
+"""The commands of `fkdiff`, one module each; heavy imports wait until a command runs."""

@@ -1,0 +1,70 @@
+"""`fkdiff bench`: side-by-side measurements, as a table and as JSON."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fkdiff.bench import BENCHES
+from fkdiff.commands.stops import refused
+
+__all__ = ["EXAMPLE", "bench"]
+
+EXAMPLE = "Example: fkdiff bench overhead --quick --json overhead.json"
+
+
+def bench(
+    name: Annotated[
+        str | None, typer.Argument(help=f"One of {', '.join(BENCHES)}; none lists them.")
+    ] = None,
+    quick: Annotated[bool, typer.Option(help="The same fields in less than a minute.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the results and versions here.")
+    ] = None,
+) -> None:
+    """Measure fkdiff against what it stands beside."""
+    from rich.console import Console
+
+    console = Console()
+    if name is None:
+        console.print(_table(["bench", "what it measures"], list(BENCHES.items())))
+        return
+    if name not in BENCHES:
+        raise refused(f"NAME must be one of {', '.join(BENCHES)}, got {name!r}")
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise refused(f"--json {json_file}: its folder doesn't exist; create it first")
+    from fkdiff.bench import run_bench
+
+    results = run_bench(name, quick, seed)
+    rows = [(path, _shown(value)) for path, value in _flat(results)]
+    console.print(_table([name, ""], rows))
+    if json_file is not None:
+        json_file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def _flat(tree: dict[str, Any], above: str = "") -> list[tuple[str, Any]]:
+    """Leaves of a nested result by their dotted path.
+
+    >>> _flat({"ratio": {"ssp": 0.9}, "seed": 0})
+    [('ratio.ssp', 0.9), ('seed', 0)]
+    """
+    found = []
+    for key, value in tree.items():
+        path = f"{above}{key}"
+        found += _flat(value, path + ".") if isinstance(value, dict) else [(path, value)]
+    return found
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _table(columns: list[str], rows: list[tuple[str, str]]) -> Any:
+    from rich.table import Table
+
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -1,0 +1,245 @@
+"""A `fkdiff generate` run, from its checked request to its report."""
+
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fkdiff.commands.request import Request, checked, command_of, parse_window
+from fkdiff.commands.stops import Stop, failed, refused
+
+if TYPE_CHECKING:
+    from fkdiff.result import Result
+    from fkdiff.steering import Steered
+
+__all__ = ["draw"]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything a run needs, loaded and checked."""
+
+    request: Request
+    pipe: Any
+    steered: "Steered"
+    rewards: tuple[Any, ...]
+    call: dict[str, Any]
+    folder: Path
+
+
+def draw(request: Request) -> None:
+    """Run a request and print where its report is.
+
+    Raises:
+        Stop: If it is refused (nothing is written), fails or is interrupted (what was made is
+            kept).
+    """
+    job = _prepared(checked(request))
+    result = _steered(job)
+    page = result.save(job.folder, plain=_plain(job, result), command=_command(job))
+    _tell(result, page)
+
+
+def _prepared(request: Request) -> _Job:
+    """Load rewards and pipeline; refuse what they can't do."""
+    from fkdiff import Resample, Tilt, steer
+
+    wanted = [] if request.reward == "none" else [request.reward or ""]
+    try:
+        resample = Resample(
+            request.resample, request.ess, parse_window(request.window), request.every
+        )
+    except ValueError as error:
+        raise refused(f"--resample: {error}") from None
+    steering = [_reward(spec) for spec in wanted]
+    monitors = [_reward(spec) for spec in request.monitor]
+    pipe = _pipeline(request)
+    try:
+        steered = steer(
+            pipe,
+            *(Tilt(r, request.scale, request.potential) for r in steering),  # pyright: ignore
+            particles=request.particles,
+            resample=resample if steering else None,
+            micro_batch=request.micro_batch,
+            monitor=monitors,
+            select=request.select if steering else "sample",
+            seed=request.seed,
+        )
+    except (ValueError, TypeError) as error:
+        raise refused(error) from None
+    call = _call_arguments(request, pipe)
+    folder = request.out or _free_folder(request.prompts[0])
+    return _Job(request, pipe, steered, (*steering, *monitors), call, folder)
+
+
+def _reward(spec: str) -> Any:
+    from fkdiff.terms.reward import RewardError, load_reward
+
+    try:
+        reward = load_reward(spec)
+        if hasattr(reward, "prepare"):
+            reward.prepare()  # a missing download is told now, not after the first steps
+    except (RewardError, OSError) as error:
+        raise refused(error) from None
+    return reward
+
+
+def _pipeline(request: Request) -> Any:
+    import torch
+    from diffusers import DiffusionPipeline
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for logging in (diffusers_logging, transformers_logging):
+        logging.disable_progress_bar()  # loading parts; downloads keep their bars
+    device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    kind = torch.float32 if device == "cpu" else torch.bfloat16
+    try:
+        pipe: Any = DiffusionPipeline.from_pretrained(request.source, torch_dtype=kind)
+        return pipe.to(device)
+    except (OSError, ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise refused(f"--model {request.model} can't be loaded: {first}") from None
+
+
+def _call_arguments(request: Request, pipe: Any) -> dict[str, Any]:
+    """The pipeline's arguments; one that it doesn't have is refused by its option's name."""
+    known = inspect.signature(type(pipe).__call__).parameters
+    prompts: Any = list(request.prompts)
+    call: dict[str, Any] = {"prompt": prompts if len(prompts) > 1 else prompts[0]}
+    if "prompt" not in known and "class_labels" in known:
+        call = {"class_labels": _labels(request.prompts, pipe)}
+    options = {
+        "num_inference_steps": ("--steps", request.steps),
+        "guidance_scale": ("--guidance", request.guidance),
+        "negative_prompt": ("--negative-prompt", request.negative_prompt),
+        "height": ("--height", request.height),
+        "width": ("--width", request.width),
+        "num_images_per_prompt": ("--images", None if request.images == 1 else request.images),
+    }
+    call |= {name: value for name, (_, value) in options.items() if value is not None}
+    for name in call:
+        if name not in known:
+            option = options[name][0] if name in options else "PROMPT"
+            raise refused(f"{option} can't be used: {type(pipe).__name__} takes no {name}")
+    return call
+
+
+def _labels(prompts: Sequence[str], pipe: Any) -> list[int]:
+    if all(prompt.isdigit() for prompt in prompts):
+        return [int(prompt) for prompt in prompts]
+    try:
+        return pipe.get_label_ids(list(prompts))
+    except (AttributeError, ValueError) as error:
+        raise refused(f"PROMPT must be a class of {type(pipe).__name__}: {error}") from None
+
+
+def _free_folder(prompt: str) -> Path:
+    slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40].rstrip("-") or "run"
+    from fkdiff.report import check_folder
+
+    names = (slug if n == 1 else f"{slug}-{n}" for n in range(1, sys.maxsize))
+    try:
+        return check_folder(next(f for n in names if not (f := Path("runs") / n).exists()))
+    except OSError as error:
+        raise refused(f"{error}, with --out") from None
+
+
+def _command(job: _Job) -> str:
+    return command_of(replace(job.request, out=job.folder))
+
+
+def _steered(job: _Job) -> "Result":
+    """The run itself; whatever ends it early, what was made is kept."""
+    from fkdiff.terms.reward import RewardError
+
+    try:
+        return job.steered(**job.call).steering
+    except RewardError as error:
+        if error.__cause__ is not None:  # the reward's own code failed: show its author where
+            traceback.print_exception(error.__cause__, file=sys.stderr)
+        raise failed(f"{error}{_kept(job)}") from None
+    except KeyboardInterrupt:
+        raise Stop(f"interrupted{_kept(job)}", code=130) from None
+    except Exception as error:
+        if _is_memory(error):
+            size = max(1, (job.request.micro_batch or job.request.particles) // 2)
+            hint = f"try --micro-batch {size}"
+            raise failed(f"out of memory; {hint}{_kept(job)}") from None
+        if job.steered.partial is None and isinstance(error, ValueError | OSError):
+            raise refused(error) from None
+        _kept(job)
+        raise
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether memory ran out: torch says so in three ways."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and bool(re.search(r"out of memory|can't allocate memory", str(error)))
+    )
+
+
+def _kept(job: _Job) -> str:
+    """Save what there is of a run that was cut short; says where."""
+    partial = job.steered.partial
+    if partial is None:
+        return "; nothing had been made yet"
+    page = partial.save(job.folder, command=_command(job))
+    return f"; what was made is in {page}"
+
+
+def _plain(job: _Job, result: "Result") -> "Result | None":
+    """The same call unsteered, scored by the same rewards."""
+    from fkdiff import steer
+
+    if not (job.request.plain and job.steered.terms):
+        return None
+    plain = steer(
+        job.pipe,
+        particles=job.request.particles,
+        resample=None,
+        micro_batch=job.request.micro_batch,
+        monitor=job.rewards,
+        select="all",
+        seed=job.request.seed,
+    )
+    call = {k: v for k, v in job.call.items() if k != "num_images_per_prompt"}
+    job.pipe.set_progress_bar_config(desc="plain, to compare")
+    try:
+        return plain(**call).steering
+    except KeyboardInterrupt:
+        page = result.save(job.folder, command=_command(job))
+        raise Stop(f"interrupted; the steered pictures are in {page}", code=130) from None
+
+
+def _tell(result: "Result", page: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from fkdiff.report.facts import ranked
+    from fkdiff.report.snippet import python_of
+
+    console = Console()
+    several = len(result.prompts) > 1
+    columns = ["image", *(["prompt"] if several else []), *result.rewards, "weight", "returned"]
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in ranked(result):
+        cells = [row["file"], *([result.prompts[row["prompt"]]] if several else [])]
+        cells += [f"{value:.4g}" for value in row["rewards"].values()]
+        table.add_row(*cells, f"{row['weight']:.3f}", "yes" if row["returned"] else "")
+    console.print(table)
+    for prompt, ess, log_z in zip(result.prompts, result.ess, result.log_z, strict=True):
+        about = f"{prompt}: " if several else ""
+        console.print(
+            f"{about}ESS {ess:.3g} of {result.log_w.shape[1]}, log Z {log_z:.4g}",
+            markup=False,
+            highlight=False,
+        )
+    console.print("\nThe Python that does the same:\n", highlight=False)
+    console.print(python_of(result, page.parent), markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,95 @@
+"""`fkdiff generate`: its options, and what they are when left out."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fkdiff.commands.request import Request
+
+__all__ = ["EXAMPLE", "generate"]
+
+EXAMPLE = (
+    'Example: fkdiff generate "a cat and a pizza on a blue background" --particles 8 '
+    "--reward emoji-clip --out runs/demo"
+)
+
+
+def _option(panel: str, words: str, *names: str) -> Any:
+    return typer.Option(*names, help=words, rich_help_panel=panel)
+
+
+_MODEL, _STEERING, _RESAMPLING, _OUTPUT = "The model", "Steering", "Resampling", "Output"
+_REWARD = (
+    "A name of `fkdiff rewards`, module:attr, file.py:function, or a formula such as "
+    '"emoji-clip - 0.5 * brightness"; "none" to draw without. Default with a bundled model: '
+    "emoji-clip."
+)
+_POTENTIAL = (
+    "How rewards are used on the way: difference, max, sum, current, none ('none' with "
+    "--select best: best of N)."
+)
+_PLAIN = "Run the plain pipeline too, to compare; by default with bundled models."
+_SELECT = "What is returned: the best, a weighted sample, or all. Every picture is saved."
+_IMAGE_FOLDER = "Folder of the run; by default runs/ and the prompt's words."
+
+
+def generate(
+    prompt: Annotated[list[str], typer.Argument(help="What to draw; several are drawn at once.")],
+    model: Annotated[
+        str, _option(_MODEL, "A bundled model, a folder or a Hub id.")
+    ] = Request.model,
+    steps: Annotated[
+        int | None, _option(_MODEL, "Denoising steps; by default what suits the model.")
+    ] = None,
+    guidance: Annotated[
+        float | None, _option(_MODEL, "Guidance scale; by default what suits the model.")
+    ] = None,
+    negative_prompt: Annotated[str | None, _option(_MODEL, "What not to draw.")] = None,
+    height: Annotated[int | None, _option(_MODEL, "Height in pixels.")] = None,
+    width: Annotated[int | None, _option(_MODEL, "Width in pixels.")] = None,
+    device: Annotated[
+        str | None, _option(_MODEL, "cpu, cuda, mps; by default a GPU if there is one.")
+    ] = None,
+    particles: Annotated[
+        int, _option(_STEERING, "Pictures in the cloud, per prompt.", "--particles", "-k")
+    ] = Request.particles,
+    reward: Annotated[str | None, _option(_STEERING, _REWARD)] = None,
+    scale: Annotated[
+        float, _option(_STEERING, "Strength, per standard deviation of the reward.")
+    ] = Request.scale,
+    potential: Annotated[str, _option(_STEERING, _POTENTIAL)] = Request.potential,
+    monitor: Annotated[
+        list[str] | None,
+        _option(_STEERING, "A reward to report and not to steer on; may be repeated."),
+    ] = None,
+    seed: Annotated[
+        int, _option(_STEERING, "The same seed gives the same pictures.")
+    ] = Request.seed,
+    micro_batch: Annotated[
+        int | None, _option(_STEERING, "Particles per network call, where memory is short.")
+    ] = None,
+    resample: Annotated[
+        str, _option(_RESAMPLING, "Scheme: systematic, stratified, multinomial, residual, ssp...")
+    ] = Request.resample,
+    ess: Annotated[
+        float, _option(_RESAMPLING, "Resample below this share of the effective sample size.")
+    ] = Request.ess,
+    window: Annotated[
+        str, _option(_RESAMPLING, "Resample between these fractions of the run.")
+    ] = Request.window,
+    every: Annotated[int | None, _option(_RESAMPLING, "At every n-th step only.")] = None,
+    out: Annotated[Path | None, _option(_OUTPUT, _IMAGE_FOLDER)] = None,
+    select: Annotated[str, _option(_OUTPUT, _SELECT)] = Request.select,
+    images: Annotated[
+        int, _option(_OUTPUT, "Pictures returned for each prompt.")
+    ] = Request.images,
+    plain: Annotated[bool | None, _option(_OUTPUT, _PLAIN, "--plain/--no-plain")] = None,
+) -> None:
+    """Draw pictures that a reward prefers, and leave a report of how."""
+    given = dict(locals())
+    from fkdiff.commands.drawing import draw
+
+    given["prompts"] = tuple(given.pop("prompt"))
+    given["monitor"] = tuple(given["monitor"] or ())
+    draw(Request(**given))

@@ -1,0 +1,30 @@
+"""Ways for a command to end early, each with its exit code and one clear line."""
+
+__all__ = ["Stop", "failed", "refused"]
+
+
+class Stop(Exception):
+    """Ends the command.
+
+    Arguments:
+        message: What went wrong and what to do, one line; empty to say nothing.
+        code: Exit code: 2 refused before anything was done, 1 failed on the way, 130 interrupted.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(" ".join(message.split()))
+        self.code = code
+
+
+def refused(message: object) -> Stop:
+    """A request that can't be met, told before anything is written.
+
+    >>> refused("particles must be at least 1,\\n got 0").args
+    ('particles must be at least 1, got 0',)
+    """
+    return Stop(str(message), code=2)
+
+
+def failed(message: object) -> Stop:
+    """A failure on the way; what was made is kept."""
+    return Stop(str(message), code=1)

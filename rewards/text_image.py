@@ -243,17 +243,23 @@ def _load(location: str, pretrained: str | None, device: torch.device) -> _Encod
     import open_clip
 
     tag = open_clip.get_pretrained_cfg(location, pretrained) if pretrained else {}
-    model = open_clip.create_model(
-        location,
-        pretrained,
-        device=device,
-        # The activation that the weights were trained with: open_clip itself only warns.
-        force_quick_gelu=bool(tag.get("quick_gelu", False)),
-        require_pretrained=True,
-    )
+    # The activation that the weights were trained with: open_clip itself only warns.
+    quick = bool(tag.get("quick_gelu", False))
+    try:
+        model = open_clip.create_model(
+            location, pretrained, device=device, force_quick_gelu=quick, require_pretrained=True
+        )
+        tokenizer = open_clip.get_tokenizer(location)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, OSError) as error:
+        told = str(error).split(". ")[0].splitlines()[0]
+        raise RewardError(
+            f"the weights of {location} can't be loaded ({told}); check the network, or name a "
+            "folder in open_clip's local format"
+        ) from error
     model.eval().requires_grad_(False)
-    settings = open_clip.get_model_preprocess_cfg(model)
-    return _Encoders(model, open_clip.get_tokenizer(location), settings, device)
+    return _Encoders(model, tokenizer, open_clip.get_model_preprocess_cfg(model), device)
 
 
 def _check_prompts(prompts: Sequence[str] | None, n: int, name: str) -> None:

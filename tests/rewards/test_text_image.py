@@ -155,6 +155,14 @@ def test_zoo_models_bring_their_constants(folder, monkeypatch):
     assert reward(photos(32, 32), prompts=PROMPTS).shape == (3,)
 
 
+def test_weights_that_cannot_be_loaded_are_one_clear_line(tmp_path):
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": MODEL}))
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(RewardError, match="can't be loaded .*; check the network, or") as caught:
+        OpenCLIP(str(tmp_path)).prepare()
+    assert "\n" not in str(caught.value)
+
+
 def test_weights_get_the_activation_they_were_trained_with(monkeypatch):
     class Loaded(Exception):
         pass

@@ -1,7 +1,7 @@
 """The command `fkdiff`. Nothing heavy is imported before a command runs."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +12,7 @@ from fkdiff.commands.stops import Stop
 __all__ = ["app", "main"]
 
 # Typer carries click along or brings a copy of its own, depending on its version.
-_CLICK_ERROR = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+_CLICK_ERROR: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 app = typer.Typer(
     name="fkdiff",

@@ -108,8 +108,17 @@ class Result:
                 origin = origin[rows]
         return origin.reshape(prompts, particles) % particles
 
-    def save(self, folder: str | Path) -> Path:
-        """Write images, metrics, weights and `report.html` into `folder`; returns the report."""
+    def save(self, folder: str | Path, plain: "Result | None" = None, command: str = "") -> Path:
+        """Write pictures, numbers, tensors and `report.html` into a folder; returns the report.
+
+        Arguments:
+            folder: Where to; created if need be, an earlier run in it is replaced.
+            plain: The same call unsteered, to show beside this one.
+            command: Command line that made the run, if one did.
+
+        Raises:
+            OSError: If the folder can't be written to.
+        """
         from fkdiff.report import save  # the one upward arrow: a result saves itself
 
-        return save(self, Path(folder))
+        return save(self, folder, plain, command)

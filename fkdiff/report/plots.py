@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fkdiff.report.lineage import COLOURS, draw_lineage
 
@@ -112,7 +113,7 @@ def _quiet(axis: "Axes") -> None:
     axis.tick_params(colors=COLOURS["text"], labelsize=8.5, length=0)
     axis.grid(axis="y", color=COLOURS["line"], linewidth=0.6, alpha=0.6)
     axis.set_axisbelow(True)
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.xaxis.label.set(color=COLOURS["text"], fontsize=9)
     low, high = axis.get_ylim()
     if not (math.isfinite(low) and math.isfinite(high)):

@@ -1,14 +1,24 @@
-"""Terms: what a user wishes the samples to be. One method, one file."""
+"""Terms: what a user wishes the samples to be. One method, one file.
 
-from fkdiff.terms.fk_steering import Tilt
-from fkdiff.terms.reward import Reward, RewardError, as_reward, load_reward, minimum
-from fkdiff.terms.step import Expert, Step
-from fkdiff.terms.term import Term
+Names are loaded when they are first used: listing rewards imports no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fkdiff.terms.cost import Cost
+    from fkdiff.terms.fk_steering import Tilt
+    from fkdiff.terms.reward import Reward, RewardError, as_reward, load_reward, minimum
+    from fkdiff.terms.step import Expert, Step
+    from fkdiff.terms.term import State, Term
 
 __all__ = [
+    "Cost",
     "Expert",
     "Reward",
     "RewardError",
+    "State",
     "Step",
     "Term",
     "Tilt",
@@ -16,3 +26,27 @@ __all__ = [
     "load_reward",
     "minimum",
 ]
+
+_HOMES = {
+    "Cost": "cost",
+    "Expert": "step",
+    "Reward": "reward",
+    "RewardError": "reward",
+    "State": "term",
+    "Step": "step",
+    "Term": "term",
+    "Tilt": "fk_steering",
+    "as_reward": "reward",
+    "load_reward": "reward_finding",
+    "minimum": "reward",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"fkdiff.terms.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'fkdiff.terms' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,7 +1,9 @@
 """A pipeline call's arguments, expanded so that it draws K particles for each prompt."""
 
 import inspect
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,12 +36,14 @@ class Expanded:
 def expand(pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any], particles: int) -> Expanded:
     """Bind the user's call and ask for `particles` rows a prompt, prompt-major.
 
+    What the call leaves out is taken from the model's card, if it has one.
+
     Raises:
         TypeError: If the arguments don't fit the pipeline's signature.
         ValueError: If latents are given with another number of rows.
     """
     signature = inspect.signature(type(pipe).__call__)
-    given = dict(signature.bind(pipe, *args, **kwargs).arguments)
+    given = {**_card_defaults(pipe), **signature.bind(pipe, *args, **kwargs).arguments}
     given.pop("self", None)
     given.update(given.pop("kwargs", {}))
     key = _count_key(pipe, signature)
@@ -52,6 +56,12 @@ def expand(pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any], particles: 
     _check_latents(given, len(prompts) * particles)
     given.pop("generator", None)
     return Expanded(given, prompts, wanted, key)
+
+
+def _card_defaults(pipe: Any) -> dict[str, Any]:
+    """Call defaults that a bundled model states in the card beside its weights."""
+    card = Path(str(getattr(pipe, "name_or_path", None) or ".")) / "card.json"
+    return json.loads(card.read_text()).get("defaults", {}) if card.is_file() else {}
 
 
 def _count_key(pipe: Any, signature: inspect.Signature) -> str | None:

@@ -1,5 +1,6 @@
 """The pipeline tap: one stock call, watched transition by transition."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from fkdiff.terms.cost import Cost
 from fkdiff.terms.step import Expert, Step
 
 __all__ = ["Engine", "PipelineTap", "TapError"]
+
+_logger = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
@@ -73,6 +76,7 @@ class PipelineTap:
     _outputs: list[Tensor] = field(default_factory=list)
     _template: Any = None
     _parents: Tensor | None = None
+    _watching: bool = True
     _moves: int = 0
     _replace: bool | None = None
     _memo: dict[str, bool] = field(default_factory=dict)
@@ -135,6 +139,8 @@ class PipelineTap:
         self.cost.decodes += rows
 
     def _on_output(self, output: Any) -> None:
+        if not self._watching:
+            return
         self._template = output
         self._outputs.append(output[0])
 
@@ -146,21 +152,37 @@ class PipelineTap:
         if self._replace is None:
             self._replace = self._decide(call)
         kernel = self._replaced_step(call, rows) if self._replace else None
+        outputs, self._outputs = self._outputs, []
         if not call.moved:
             return
         self._memo["keep"] = call.last
-        step = self._step(call, rows, kernel)
-        chosen = self.engine.transition(step)
+        step = self._step(call, rows, kernel, outputs)
+        with self._aside():
+            chosen = self.engine.transition(step)
         if self.bar is not None:
             self.bar.set_postfix(self.engine.status(), refresh=False)
         self._moves += 1
-        self._outputs = []
         self._parents = chosen
         if chosen is not None:
             self._permute(call, chosen, rows)
 
-    def _step(self, call: Call, rows: int, kernel: Kernel | None) -> Step:
-        outputs, order = self._outputs, getattr(call.scheduler, "order", 1)
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Let a reward call the same pipeline: it finds the user's scheduler, and the run goes on.
+
+        Pipelines keep a call's settings (guidance scale, interrupt flag) on themselves.
+        """
+        held, self._watching = dict(vars(self.pipe)), False
+        self.pipe.scheduler = self._scheduler
+        try:
+            yield
+        finally:
+            vars(self.pipe).clear()
+            vars(self.pipe).update(held)
+            self._watching = True
+
+    def _step(self, call: Call, rows: int, kernel: Kernel | None, outputs: list[Tensor]) -> Step:
+        order = getattr(call.scheduler, "order", 1)
         total = (call.calls + 1) // 2 if order == 2 else call.calls
         context: Mapping[str, list[str]] = {
             "prompts": [p for p in self.expanded.prompts for _ in range(self.particles)]
@@ -205,6 +227,7 @@ class PipelineTap:
                 f"pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)"
             )
         self.replaced = f"{name}'s step replaced by the marginal-preserving SDE step (eta 1)"
+        _logger.info(self.replaced)
         return True
 
     def _replaced_step(self, call: Call, rows: int) -> Kernel | None:

@@ -99,7 +99,7 @@ def _pipeline(request: Request) -> Any:
     device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind = torch.float32 if device == "cpu" else torch.bfloat16
     try:
-        pipe: Any = DiffusionPipeline.from_pretrained(request.source, torch_dtype=kind)
+        pipe: Any = DiffusionPipeline.from_pretrained(request.source, dtype=kind)
         return pipe.to(device)
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -116,7 +116,7 @@ def _call_arguments(request: Request, pipe: Any) -> dict[str, Any]:
     options = {
         "num_inference_steps": ("--steps", request.steps),
         "guidance_scale": ("--guidance", request.guidance),
-        "negative_prompt": ("--negative-prompt", request.negative_prompt),
+        "negative_prompt": ("--negative-prompt", _as_often(request.negative_prompt, prompts)),
         "height": ("--height", request.height),
         "width": ("--width", request.width),
         "num_images_per_prompt": ("--images", None if request.images == 1 else request.images),
@@ -127,6 +127,11 @@ def _call_arguments(request: Request, pipe: Any) -> dict[str, Any]:
             option = options[name][0] if name in options else "PROMPT"
             raise refused(f"{option} can't be used: {type(pipe).__name__} takes no {name}")
     return call
+
+
+def _as_often(negative: str | None, prompts: Sequence[str]) -> str | list[str] | None:
+    """Pipelines want as many negative prompts as prompts, and of the same type."""
+    return negative if negative is None or len(prompts) == 1 else [negative] * len(prompts)
 
 
 def _labels(prompts: Sequence[str], pipe: Any) -> list[int]:

@@ -75,13 +75,20 @@ def about_image(run: dict[str, Any], particle: dict[str, Any]) -> dict[str, Any]
         "terms": [brief(term) for term in settings.get("terms") or ()],
         "particles": len(run["particles"]) // max(len(run["prompts"]), 1),
         "resample": brief(str(settings.get("resample"))),
-        "call": {k: v for k, v in settings["call"].items() if k != "prompt"},
+        "call": _call_for(run, particle["prompt"]),
         "target": run["target"],
         "complete": run["complete"],
         "command": run["command"],
         "python": run["python"],
         "versions": run["versions"],
     }
+
+
+def _call_for(run: dict[str, Any], prompt: int) -> dict[str, Any]:
+    """The call's arguments as they were for one of its prompts."""
+    call = {k: v for k, v in run["settings"]["call"].items() if k != "prompt"}
+    per_prompt = isinstance(call.get("negative_prompt"), list)
+    return {**call, "negative_prompt": call["negative_prompt"][prompt]} if per_prompt else call
 
 
 def trace_rows(result: "Result") -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["course_svg"]
 
+_GAP, _FOOT = 0.36, 0.5  # inches above each panel, for its title, and below the last
 _MOST_REWARDS = 3  # panels; further rewards are in the JSON
 
 
@@ -30,8 +31,12 @@ def course_svg(result: "Result", prompt: int) -> str:
     """
     names = _traced(result, prompt)
     heights = [1.6] * len(names) + [1.2, _lineage_height(result)]
-    figure = Figure(figsize=(9.6, sum(heights) + 0.5), layout="constrained")
-    panels = figure.subplots(len(heights), sharex=True, height_ratios=heights, squeeze=False)
+    tall = sum(heights) + _GAP * len(heights) + _FOOT
+    # Placed by hand: constrained layout takes longer and isn't the same to the last bit each time.
+    place = {"left": 0.055, "right": 0.895, "bottom": _FOOT / tall, "top": 1 - _GAP / tall}
+    place |= {"hspace": _GAP * len(heights) / sum(heights), "height_ratios": heights}
+    figure = Figure(figsize=(9.6, tall))
+    panels = figure.subplots(len(heights), sharex=True, gridspec_kw=place, squeeze=False)
     axes: list[Axes] = list(panels[:, 0])
     for axis, name in zip(axes, names, strict=False):
         _draw_reward(axis, result, prompt, name)

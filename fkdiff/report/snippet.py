@@ -93,12 +93,14 @@ def call_of(result: "Result") -> dict[str, Any]:
             call[key] = value[::particles]
         if isinstance(call[key], list) and len(call[key]) == 1 and key.endswith("prompt"):
             call[key] = call[key][0]
-    wanted = 1 if result.settings.get("select") == "all" else result.selected.shape[1]
-    return {k: wanted if k in _COUNTS else v for k, v in call.items()}
+    kept = {k: v for k, v in call.items() if k not in _COUNTS}
+    if result.selected.shape[1] > 1 and result.settings.get("select") != "all":
+        kept |= {k: result.selected.shape[1] for k in call if k in _COUNTS}
+    return kept
 
 
 def _call_arguments(result: "Result") -> list[str]:
-    call = {k: v for k, v in call_of(result).items() if not (k in _COUNTS and v == 1)}
+    call = call_of(result)
     first = [repr(call.pop("prompt"))] if "prompt" in call else []
     return [*first, *(f"{key}={value!r}" for key, value in call.items())]
 

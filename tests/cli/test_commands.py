@@ -1,0 +1,113 @@
+"""The smaller commands, and how fast the first one answers."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fkdiff import bench
+from fkdiff.report import save
+from fkdiff.report.png import encode_png
+from tests.report.clouds import invented
+
+_CHILDREN = ("children_user", "children_system")
+COMMANDS = ("generate", "show", "rewards", "zoo", "bench", "doctor")
+
+
+def test_help_is_quick_and_light():
+    code = (
+        "import sys, fkdiff.cli as c; c.main(['--help']); "
+        "print({'torch', 'diffusers', 'numpy'} & set(sys.modules))"
+    )
+    before = os.times()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    after = os.times()
+    assert done.stdout.endswith("set()\n"), done
+    # Processor time: a machine that is busy with something else is no slower by it.
+    spent = [getattr(after, kind) - getattr(before, kind) for kind in _CHILDREN]
+    assert sum(spent) < 0.5
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_teaches_by_example(fkdiff, command):
+    code, out, _ = fkdiff(command, "--help")
+    assert code == 0 and "Example: fkdiff" in out
+
+
+def test_without_words_there_is_help(fkdiff):
+    code, out, _ = fkdiff()
+    assert code == 0 and all(command in out for command in COMMANDS)
+
+
+def test_show_reads_back_what_a_run_wrote(fkdiff, tmp_path):
+    save(invented(particles=2), tmp_path, command="fkdiff generate 'a cat' --seed 7")
+    picture = tmp_path / "images" / "0000.png"
+    code, out, _ = fkdiff("show", picture)
+    assert code == 0
+    assert "a cat and a pizza on a blue background" in out
+    assert "fkdiff generate 'a cat' --seed 7" in out
+    about = json.loads(fkdiff("show", picture, "--json")[1])
+    assert about["seed"] == 7 and about["call"]["guidance_scale"] == 4.0
+
+
+def test_show_lets_no_file_steer_the_terminal(fkdiff, tmp_path):
+    about = {"prompt": "\x1b[2J[bold]a cat[/bold]", "python": "pass\x07"}
+    (tmp_path / "p.png").write_bytes(encode_png(Image.new("RGB", (2, 2)), about))
+    _, out, _ = fkdiff("show", tmp_path / "p.png")
+    assert "\x1b" not in out and "\x07" not in out and "[bold]a cat[/bold]" in out
+
+
+def test_show_refuses_what_it_cannot_read(fkdiff, tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    Image.new("RGB", (2, 2)).save(tmp_path / "bare.png")
+    cases = {"gone.png": "doesn't exist", "text.png": "no PNG", "bare.png": "carries no settings"}
+    for name, says in cases.items():
+        code, out, error = fkdiff("show", tmp_path / name)
+        assert (code, out) == (2, "") and says in error and error.count("\n") == 1
+
+
+def test_rewards_are_listed(fkdiff):
+    code, out, _ = fkdiff("rewards")
+    assert code == 0 and "brightness" in out and "pixels" in out
+
+
+def test_zoo_lists_the_cards(fkdiff, bundled):
+    code, out, _ = fkdiff("zoo")
+    assert code == 0 and "emoji" in out and "Apache-2.0" in out and "two objects 0.5" in out
+
+
+def test_doctor_tells_versions_and_no_paths(fkdiff):
+    code, out, _ = fkdiff("doctor")
+    assert code == 0 and "torch" in out and "threads" in out and "model emoji" in out
+    assert sys.prefix not in out and str(Path.home()) not in out
+
+
+def test_bench_lists_its_names(fkdiff):
+    code, out, _ = fkdiff("bench")
+    assert code == 0 and all(name in out for name in bench.BENCHES)
+
+
+def test_bench_prints_a_table_and_writes_json(fkdiff, tmp_path, monkeypatch):
+    class Stand:
+        @staticmethod
+        def run(quick, seed):
+            return {"ratio": {"ssp": {"1000x64": 0.91234}}, "quick": quick}
+
+    monkeypatch.setattr(bench, "import_module", lambda name: Stand)
+    file = tmp_path / "b.json"
+    code, out, _ = fkdiff("bench", "memory", "--quick", "--seed", 4, "--json", file)
+    assert code == 0 and "ratio.ssp.1000x64" in out and "0.9123" in out
+    written = json.loads(file.read_text())
+    assert written["ratio"]["ssp"]["1000x64"] == 0.91234 and written["quick"] is True
+    about = written["provenance"]
+    assert about["seed"] == 4 and about["bench"] == "memory"
+    assert {"python", "torch", "diffusers", "fkdiff", "threads", "commit"} <= set(about)
+
+
+def test_bench_refuses_an_unknown_name(fkdiff):
+    code, _, error = fkdiff("bench", "speed")
+    assert code == 2 and "overhead" in error and error.count("\n") == 1

@@ -33,7 +33,7 @@ def doctor() -> None:
 
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, state, good in [*_software(), *_hardware(), *_models(), *_rewards()]:
-        mark = Text("ok", style="green") if good else Text("missing", style="bold red")
+        mark = Text("ok", style="green") if good else Text("no", style="bold red")
         table.add_row(mark, Text(name), Text(state, style="" if good else "red"))
     Console().print(table)
 

@@ -96,14 +96,28 @@ def _pipeline(request: Request) -> Any:
 
     for logging in (diffusers_logging, transformers_logging):
         logging.disable_progress_bar()  # loading parts; downloads keep their bars
+        logging.set_verbosity_error()  # what goes wrong is told below, once
     device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind = torch.float32 if device == "cpu" else torch.bfloat16
     try:
         pipe: Any = DiffusionPipeline.from_pretrained(request.source, dtype=kind)
+    except (OSError, ValueError) as error:
+        raise refused(f"--model {request.model} {_unloadable(request, error)}") from None
+    try:
         return pipe.to(device)
-    except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise refused(f"--model {request.model} can't be loaded: {first}") from None
+    except RuntimeError as error:
+        raise refused(f"--device {device} can't be used: {_first_line(error)}") from None
+
+
+def _unloadable(request: Request, error: Exception) -> str:
+    if isinstance(request.source, Path):
+        return f"can't be loaded: {_first_line(error)}"
+    told = f"isn't on this machine and can't be fetched from the Hub ({type(error).__name__})"
+    return f"{told}; check its name, the network and your access to it"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _call_arguments(request: Request, pipe: Any) -> dict[str, Any]:
@@ -172,9 +186,7 @@ def _steered(job: _Job) -> "Result":
         raise Stop(f"interrupted{_kept(job)}", code=130) from None
     except Exception as error:
         if _is_memory(error):
-            size = max(1, (job.request.micro_batch or job.request.particles) // 2)
-            hint = f"try --micro-batch {size}"
-            raise failed(f"out of memory; {hint}{_kept(job)}") from None
+            raise failed(f"out of memory; {_smaller(job.request)}{_kept(job)}") from None
         if job.steered.partial is None and isinstance(error, ValueError | OSError):
             raise refused(error) from None
         _kept(job)
@@ -187,6 +199,14 @@ def _is_memory(error: Exception) -> bool:
         isinstance(error, RuntimeError)
         and bool(re.search(r"out of memory|can't allocate memory", str(error)))
     )
+
+
+def _smaller(request: Request) -> str:
+    """What to try where memory ran out."""
+    batch = request.micro_batch or request.particles * len(request.prompts)
+    if batch > 1:
+        return f"try --micro-batch {batch // 2}"
+    return "try a smaller --height and --width"
 
 
 def _kept(job: _Job) -> str:

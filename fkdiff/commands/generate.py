@@ -31,7 +31,7 @@ _POTENTIAL = (
 )
 _PLAIN = "Run the plain pipeline too, to compare; by default with bundled models."
 _SELECT = "What is returned: the best, a weighted sample, or all. Every picture is saved."
-_IMAGE_FOLDER = "Folder of the run; by default runs/ and the prompt's words."
+_OUT = "Folder of the run, replacing an earlier one; by default runs/ and the prompt's words."
 
 
 def generate(
@@ -79,7 +79,7 @@ def generate(
         str, _option(_RESAMPLING, "Resample between these fractions of the run.")
     ] = Request.window,
     every: Annotated[int | None, _option(_RESAMPLING, "At every n-th step only.")] = None,
-    out: Annotated[Path | None, _option(_OUTPUT, _IMAGE_FOLDER)] = None,
+    out: Annotated[Path | None, _option(_OUTPUT, _OUT)] = None,
     select: Annotated[str, _option(_OUTPUT, _SELECT)] = Request.select,
     images: Annotated[
         int, _option(_OUTPUT, "Pictures returned for each prompt.")

@@ -139,7 +139,8 @@ def _grid(result: "Result", prompt: int, names: list[str], title: str, weighted:
     width = min(320, (_PAGE_WIDTH - 10 * (columns - 1)) // columns)
     cards = tuple(_card(result, prompt, slot, names, width, weighted) for slot in order)
     means = _means(result, prompt, names, weighted)
-    return Grid(title, means, columns, width, cards, cost_line(result.cost))
+    several = f" · {len(result.prompts)} prompts together" if len(result.prompts) > 1 else ""
+    return Grid(title, means, columns, width, cards, cost_line(result.cost) + several)
 
 
 def _card(

@@ -33,7 +33,7 @@ def course_svg(result: "Result", prompt: int) -> str:
     heights = [1.6] * len(names) + [1.2, _lineage_height(result)]
     tall = sum(heights) + _GAP * len(heights) + _FOOT
     # Placed by hand: constrained layout takes longer and isn't the same to the last bit each time.
-    place = {"left": 0.055, "right": 0.895, "bottom": _FOOT / tall, "top": 1 - _GAP / tall}
+    place = {"left": 0.05, "right": 0.895, "bottom": _FOOT / tall, "top": 1 - _GAP / tall}
     place |= {"hspace": _GAP * len(heights) / sum(heights), "height_ratios": heights}
     figure = Figure(figsize=(9.6, tall))
     panels = figure.subplots(len(heights), sharex=True, gridspec_kw=place, squeeze=False)
@@ -118,7 +118,7 @@ def _quiet(axis: "Axes") -> None:
     axis.tick_params(colors=COLOURS["text"], labelsize=8.5, length=0)
     axis.grid(axis="y", color=COLOURS["line"], linewidth=0.6, alpha=0.6)
     axis.set_axisbelow(True)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axis.xaxis.label.set(color=COLOURS["text"], fontsize=9)
     low, high = axis.get_ylim()
     if not (math.isfinite(low) and math.isfinite(high)):

@@ -75,7 +75,7 @@ REFUSALS = {
     "a folder below a file": (["--out", "mine.py/run"], "must be a folder"),
     "letters for a number": (["--particles", "many"], "'--particles'"),
     "an option that isn't one": (["--particle", "4"], "--particle"),
-    "a device that isn't one": (["--device", "warp"], "can't be loaded"),
+    "a device that isn't one": (["--device", "warp"], "--device warp can't be used"),
 }
 
 

@@ -14,7 +14,8 @@ from fkdiff.zoo.scenes import sample_scene
 __all__ = ["AutoencoderTask", "autoencoder", "encode", "pictures"]
 
 _KL = 5e-5
-_FREEZE = 0.35
+_NOISE = 0.04
+_FREEZE = 0.36
 
 
 def autoencoder() -> AutoencoderKL:
@@ -88,7 +89,9 @@ class AutoencoderTask:
         x = pictures(images)
         with torch.set_grad_enabled(step < self.freeze_at):
             posterior = self.model.encode(x).latent_dist
-            z = posterior.mean + posterior.std * draws.normal(*posterior.mean.shape)
+            # Noise of a share of the spread: a denoiser's small errors must not show.
+            spread = posterior.std + _NOISE * posterior.mean.detach().std()
+            z = posterior.mean + spread * draws.normal(*posterior.mean.shape)
         y = self.model.decode(z).sample
         error = y - x
         sharp = sum(edge.abs().mean() for edge in _edges(error))

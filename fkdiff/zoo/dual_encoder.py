@@ -79,9 +79,13 @@ class DualEncoderTask:
                 views[3] = self.vae.decode(z + 0.6 * draws.uniform(n, 1, 1, 1) * noise).sample
         return torch.cat(views).clamp(-1, 1)
 
-    def _tokens(self, texts: list[str]) -> Tensor:
-        ids = self.tokenizer(texts, padding="max_length", truncation=True).input_ids
-        return torch.tensor(ids)
+    def _encode_text(self, texts: list[str]) -> Tensor:
+        """What `encode_text` gives, without the work on padding that a causal mask hides."""
+        ids = torch.tensor(self.tokenizer(texts, padding=True, truncation=True).input_ids)
+        clip, n = self.model, ids.shape[1]
+        x = clip.token_embedding(ids) + clip.positional_embedding[:n]
+        x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:n, :n]))
+        return x[torch.arange(len(ids)), ids.argmax(-1)] @ clip.text_projection
 
     def loss(self, step: int, draws: Draws) -> Tensor:
         """Cross entropies: picture to all captions, to its own wrong ones, caption to picture."""
@@ -92,7 +96,7 @@ class DualEncoderTask:
         texts = right + [text for row in wrong for text in row]
         x = self._disturb(x, draws).contiguous(memory_format=torch.channels_last)
         image = F.normalize(self.model.encode_image(x), dim=-1)
-        text = F.normalize(self.model.encode_text(self._tokens(texts)), dim=-1)
+        text = F.normalize(self._encode_text(texts), dim=-1)
         scale = self.model.logit_scale.clamp(max=_MAX_LOGIT_SCALE).exp()
         return self._contrast(scale * image @ text.T, texts)
 

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -74,8 +73,11 @@ def export_pipeline(folder: Path, target: Path) -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.to(torch.float16).save_pretrained(target, safe_serialization=True)
+    for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
+        part.half()
+    pipeline.save_pretrained(target, safe_serialization=True)
     _say_float32(target / "text_encoder" / "config.json")
+    _readable(target)
 
 
 def _say_float32(file: Path) -> None:
@@ -83,6 +85,12 @@ def _say_float32(file: Path) -> None:
     config = json.loads(file.read_text())
     config["dtype"] = "float32"
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _readable(folder: Path) -> None:
+    # safetensors writes files for their owner alone; an installed package is read by everybody.
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(0o644)
 
 
 def export_dual_encoder(folder: Path, target: Path) -> None:
@@ -101,3 +109,4 @@ def export_dual_encoder(folder: Path, target: Path) -> None:
     config = {"model_cfg": CONFIG, "preprocess_cfg": preprocess | {"resize_mode": "shortest"}}
     (target / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
     build_tokenizer().save_pretrained(target)
+    _readable(target)

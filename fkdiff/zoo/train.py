@@ -1,24 +1,34 @@
 """Training recipes of the bundled models: `python -m fkdiff.zoo.train STAGE --out DIR`.
 
-The stages, in order: vae, latents, clip, emoji, export. Each resumes exactly with --resume.
+The stages, in order: vae, latents, clip, emoji, export, measure. Training resumes with --resume.
+The stages that train also run under torchrun, each process with its share of the batch.
 """
 
 import argparse
+import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
 
 from fkdiff.zoo.autoencoder import AutoencoderTask
+from fkdiff.zoo.cards import write_card
 from fkdiff.zoo.denoiser import DenoiserTask
 from fkdiff.zoo.dual_encoder import DualEncoderTask
-from fkdiff.zoo.export import export_dual_encoder, export_pipeline, load_autoencoder
+from fkdiff.zoo.export import export_dual_encoder, export_pipeline, load_autoencoder, read_part
 from fkdiff.zoo.latents import LatentData, cache_latents
 from fkdiff.zoo.loop import Fit, Trainer
+from fkdiff.zoo.measure import PLACEHOLDERS, measure
 from fkdiff.zoo.sprites import Sprites, fetch, load_art
 
 __all__ = ["STAGES", "main"]
 
-_HERE = Path(__file__).parent
+ZOO = Path(__file__).parent
+BATCH = {"vae": 8, "emoji": 32, "clip": 64}
+PARTS = {"vae": "vae", "emoji": "unet", "clip": "clip"}
 
 
 def _sprites(args: argparse.Namespace) -> Sprites:
@@ -32,7 +42,7 @@ def _run(trainer: Trainer, args: argparse.Namespace) -> None:
 
 
 def _vae(args: argparse.Namespace) -> None:
-    fit = Fit(args.images // 8, lr=2e-3, hold=0.4, weight_decay=0.0, seed=args.seed)
+    fit = Fit(args.images // BATCH["vae"], lr=2e-3, hold=0.4, weight_decay=0.0, seed=args.seed)
     _run(AutoencoderTask(_sprites(args), fit, args.out / "vae").trainer, args)
 
 
@@ -42,31 +52,48 @@ def _latents(args: argparse.Namespace) -> None:
 
 
 def _emoji(args: argparse.Namespace) -> None:
-    fit = Fit(args.images // 32, lr=5e-4, hold=0.3, ema=0.999, seed=args.seed)
+    share = BATCH["emoji"] // (dist.get_world_size() if dist.is_initialized() else 1)
+    fit = Fit(args.images // BATCH["emoji"], lr=5e-4, hold=0.3, ema=0.999, seed=args.seed)
     data = LatentData.load(args.out / "latents")
-    _run(DenoiserTask(data, fit, args.out / "emoji").trainer, args)
+    _run(DenoiserTask(data, fit, args.out / "emoji", batch=share).trainer, args)
 
 
 def _clip(args: argparse.Namespace) -> None:
-    fit = Fit(args.images // 64, lr=1e-3, hold=0.3, seed=args.seed)
+    fit = Fit(args.images // BATCH["clip"], lr=1e-3, hold=0.3, seed=args.seed)
     vae = load_autoencoder(args.out)
     _run(DualEncoderTask(_sprites(args), vae, fit, args.out / "clip").trainer, args)
 
 
+def _facts(args: argparse.Namespace, stage: str) -> dict[str, Any]:
+    """What a card says of a run: its seed and images, and what stage `measure` found."""
+    folder = args.out / stage
+    step = read_part(folder / "state.safetensors", PARTS[stage])[1]
+    found = args.out / "quality.json"
+    measured = json.loads(found.read_text())[stage] if found.exists() else PLACEHOLDERS[stage]
+    return {"seed": args.seed, "images": step * BATCH[stage], **measured}
+
+
 def _export(args: argparse.Namespace) -> None:
-    if (args.out / "emoji").exists():
-        export_pipeline(args.out, _HERE / "emoji")
-    if (args.out / "clip").exists():
-        export_dual_encoder(args.out, _HERE / "emoji_clip")
+    export_pipeline(args.out, ZOO / "emoji")
+    write_card("emoji", ZOO / "emoji", _facts(args, "emoji"))
+    export_dual_encoder(args.out, ZOO / "emoji_clip")
+    write_card("emoji-clip", ZOO / "emoji_clip", _facts(args, "clip"))
+
+
+def _measure(args: argparse.Namespace) -> None:
+    facts = measure(ZOO / "emoji", ZOO / "emoji_clip", _sprites(args), args.images)
+    (args.out / "quality.json").write_text(json.dumps(facts, indent=1))
+    _export(args)
 
 
 # Stage -> what it does, and how many images it sees by default.
 STAGES: dict[str, tuple[Callable[[argparse.Namespace], None], int]] = {
-    "vae": (_vae, 60_000),
-    "latents": (_latents, 100_000),
+    "vae": (_vae, 40_000),
+    "latents": (_latents, 60_000),
     "clip": (_clip, 100_000),
     "emoji": (_emoji, 200_000),
-    "export": (_export, 0),
+    "export": (_export, 1),
+    "measure": (_measure, 150),
 }
 
 
@@ -82,6 +109,8 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO)
     stage, images = STAGES[args.stage]
     args.images = args.images or images
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group("gloo")
     stage(args)
 
 

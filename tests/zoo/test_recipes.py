@@ -99,6 +99,13 @@ def test_noise_ends_close_to_zero_signal_but_above() -> None:
     assert 0 < alphas[-1] < 1e-3
 
 
+def test_training_encodes_texts_as_open_clip_does(sprites: Sprites, tmp_path: Path) -> None:
+    task = DualEncoderTask(sprites, None, Fit(steps=1, lr=1e-3), tmp_path, batch=8)
+    texts = ["a cat", "a cat to the left of an owl on a red background"]
+    ids = torch.tensor(build_tokenizer()(texts, padding="max_length").input_ids)
+    torch.testing.assert_close(task._encode_text(texts), task.model.encode_text(ids))
+
+
 def test_retrieval_reports_kinds(sprites: Sprites, tmp_path: Path) -> None:
     task = DualEncoderTask(sprites, None, Fit(steps=1, lr=1e-3), tmp_path, batch=8)
     table = retrieval(task.model.eval(), sprites, scenes=2, split="held_out")

@@ -8,6 +8,7 @@ import pytest
 from fkdiff import zoo
 from fkdiff.zoo import words
 from fkdiff.zoo.negatives import hard_negatives, wrong_captions
+from fkdiff.zoo.parse import parse
 from fkdiff.zoo.prompt_lists import draw_lists
 from fkdiff.zoo.render import layout
 from fkdiff.zoo.scenes import (
@@ -163,3 +164,16 @@ def test_prompt_lists_are_the_drawn_ones_disjoint_and_known() -> None:
 def test_unknown_prompt_list_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match="demo"):
         zoo.prompts("test")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parse_reads_captions_back(kind: str) -> None:
+    rng = np.random.default_rng(11)
+    for _ in range(100):
+        scene = sample_scene(rng, kind=kind, split="all")
+        assert parse(scene.caption) == scene
+
+
+def test_parse_refuses_other_texts() -> None:
+    with pytest.raises(ValueError, match="caption must be one that scenes have"):
+        parse("a zebra on a red background")

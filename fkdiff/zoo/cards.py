@@ -1,0 +1,66 @@
+"""The cards of the bundled models: what they are, where they come from, how good, how to call."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fkdiff.zoo.scenes import KINDS
+from fkdiff.zoo.sprites import PACKAGE
+from fkdiff.zoo.vocabulary import LENGTH
+from fkdiff.zoo.words import known_words
+
+__all__ = ["write_card"]
+
+_ABOUT = {
+    "emoji": (
+        "Draws 64x64 scenes of one to five emoji on a plain background from captions such as "
+        '"a cat to the left of a pizza on a blue background". Stock StableDiffusionPipeline '
+        "components: an autoencoder to 16x16x4 latents, a U-Net with text attention at 8x8 and "
+        "4x4, velocity prediction, a two-layer text encoder whose tokenizer gives each known word "
+        "one token. It makes mistakes in numbers, sides, colours and with many objects: what "
+        "steering repairs. Some pairs of objects and some colourings were held out of training "
+        "(fkdiff.zoo.scenes.is_held_out)."
+    ),
+    "emoji-clip": (
+        "Scores how well a 64x64 picture of such a scene meets a caption: cosine of two "
+        "embeddings. A small residual network and a two-layer text transformer in open_clip's "
+        "format, trained contrastively with captions wrong in one thing (object, background, "
+        "colour, side, number), on pictures half of which were blurred, noisy or decoded from "
+        "disturbed latents. `calibration` is the mean and deviation of the cosine over plain "
+        "samples of `emoji` on the tune prompts."
+    ),
+}
+_KIND = {"emoji": "pipeline", "emoji-clip": "dual encoder"}
+_SUMMARY = {
+    "emoji": "text to 64x64 pictures of emoji scenes (StableDiffusionPipeline)",
+    "emoji-clip": "how well a picture meets a caption (open_clip dual encoder)",
+}
+_STAGES = {"emoji": ("vae", "latents", "emoji"), "emoji-clip": ("vae", "clip")}
+
+
+def write_card(name: str, folder: Path, facts: dict[str, Any]) -> None:
+    """Writes `card.json` of a model.
+
+    Args:
+        name: "emoji" or "emoji-clip".
+        folder: The model's folder.
+        facts: What the run knows: seed, images, quality, defaults, calibration.
+    """
+    recipe = [f"python -m fkdiff.zoo.train {stage}" for stage in (*_STAGES[name], "export")]
+    card = {
+        "name": name,
+        "kind": _KIND[name],
+        "summary": _SUMMARY[name],
+        "about": _ABOUT[name],
+        "licence": "weights Apache-2.0; trained on Microsoft's Fluent emoji (MIT)",
+        "data": {
+            "art": f"Fluent emoji by Microsoft, MIT, as rendered in the npm package {PACKAGE}",
+            "scenes": "drawn by fkdiff.zoo.scenes, training split",
+            "kinds": KINDS,
+        },
+        "recipe": recipe,
+        "context_length": LENGTH,
+        **facts,
+        "words": sorted(known_words()),
+    }
+    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")

@@ -89,13 +89,13 @@ class Run:
         the record, and the pipeline's first slots of each prompt get the selected particles.
         """
         self._last = step
-        increment = torch.zeros_like(self.log_w)
+        increments = [torch.zeros_like(self.log_w)]
         for i, term in enumerate(self.terms):
             twist, self._states[i] = term.log_twist(step, self._states[i])
             dead = self._twists[i] == -torch.inf  # such a particle has weight zero already
-            increment += torch.where(dead, 0.0, twist - self._twists[i])
+            increments.append(torch.where(dead, 0.0, twist - self._twists[i]))
             self._twists[i] = twist
-        self.cloud.reweight(increment)
+        self.cloud.reweight(_sum(increments))
         ess = self.cloud.ess
         with self.cost.time("resample"):
             rows = self.cloud.resample(step.index, step.total)
@@ -161,10 +161,7 @@ class Run:
     @property
     def twist(self) -> Tensor:
         """Sum of the terms' log-twists, shape (P, K), float64."""
-        total = torch.zeros_like(self.log_w)
-        for twist in self._twists:
-            total = total + twist
-        return total
+        return _sum([torch.zeros_like(self.log_w), *self._twists])
 
     def result(self, target: str, settings: dict[str, Any]) -> Result | None:
         """The record so far; None before the first transition."""
@@ -191,3 +188,8 @@ class Run:
             cost=self.cost,
             complete=complete,
         )
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    """Sum in an order of its own, so that the terms' order doesn't change its last bit."""
+    return torch.stack(parts).sort(dim=0).values.sum(dim=0)

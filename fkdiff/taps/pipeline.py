@@ -182,8 +182,7 @@ class PipelineTap:
             self._watching = True
 
     def _step(self, call: Call, rows: int, kernel: Kernel | None, outputs: list[Tensor]) -> Step:
-        order = getattr(call.scheduler, "order", 1)
-        total = (call.calls + 1) // 2 if order == 2 else call.calls
+        total = _transitions(call)
         context: Mapping[str, list[str]] = {
             "prompts": [p for p in self.expanded.prompts for _ in range(self.particles)]
         }
@@ -212,7 +211,10 @@ class PipelineTap:
     def _decide(self, call: Call) -> bool:
         """Whether the project's own SDE step runs; copies must get different futures."""
         native = separates_copies(call.scheduler, call.arguments)
-        wanted = self.stochastic or (self.resamples and not native)
+        # Copies made by the last transition have no future to differ in.
+        early = range(_transitions(call) - 1)
+        fires = self.resamples and any(self.engine.may_resample(i, len(early) + 1) for i in early)
+        wanted = self.stochastic or (fires and not native)
         if not wanted or (native and self.stochastic is None):
             return False
         name = type(call.scheduler).__name__
@@ -248,6 +250,11 @@ class PipelineTap:
             if isinstance(value, Tensor) and value.ndim and len(value) == batch:
                 call.output[name] = value[wide.to(value.device)]
         permute_history(call.scheduler, call.sample, wide)
+
+
+def _transitions(call: Call) -> int:
+    """Transitions of the run: a pair of calls makes one in solvers of order two."""
+    return (call.calls + 1) // 2 if getattr(call.scheduler, "order", 1) == 2 else call.calls
 
 
 def _path(call: Call) -> Gaussian | None:

@@ -95,6 +95,11 @@ def estimate_x0(
     prediction = prediction_type(scheduler)
     if pair is None:
         raise TapError(f"{type(scheduler).__name__} tells no noise level; set another scheduler")
+    if prediction == "epsilon" and pair[0] == 0:
+        raise TapError(
+            f"{type(scheduler).__name__} starts from pure noise, where a network that predicts "
+            f"the noise tells no estimate; set another scheduler"
+        )
     return predict_x0(x, output, *pair, prediction)
 
 
@@ -110,6 +115,8 @@ _STOCHASTIC = (
     "CogVideoXDPMScheduler",
     "FlowMatchLCMScheduler",
     "LTXEulerAncestralRFScheduler",
+    "SCMScheduler",
+    "UnCLIPScheduler",
 )
 
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -44,6 +44,18 @@ class Engine(Protocol):
         ...
 
 
+Pair: TypeAlias = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """What began a transition: its first call, which solvers of order two follow by another."""
+
+    call: Call
+    kernel: Kernel | None
+    outputs: list[Tensor]
+
+
 @dataclass
 class PipelineTap:
     """Runs a pipeline's own call with N = P * K rows and hands each transition to an engine.
@@ -74,6 +86,7 @@ class PipelineTap:
     bar: Any = None
     _scheduler: Any = None
     _outputs: list[Tensor] = field(default_factory=list)
+    _openings: list[_Opening] = field(default_factory=list)
     _template: Any = None
     _parents: Tensor | None = None
     _watching: bool = True
@@ -152,11 +165,13 @@ class PipelineTap:
         if self._replace is None:
             self._replace = self._decide(call)
         kernel = self._replaced_step(call, rows) if self._replace else None
-        outputs, self._outputs = self._outputs, []
+        self._openings.append(_Opening(call, kernel, self._outputs))
+        self._outputs = []
         if not call.moved:
             return
         self._memo["keep"] = call.last
-        step = self._step(call, rows, kernel, outputs)
+        step = self._step(call, rows, self._openings[0])
+        self._openings = []
         with self._aside():
             chosen = self.engine.transition(step)
         if self.bar is not None:
@@ -181,21 +196,21 @@ class PipelineTap:
             vars(self.pipe).update(held)
             self._watching = True
 
-    def _step(self, call: Call, rows: int, kernel: Kernel | None, outputs: list[Tensor]) -> Step:
-        total = _transitions(call)
+    def _step(self, call: Call, rows: int, opening: _Opening) -> Step:
+        total, mixed = _transitions(call), opening.call.arguments["model_output"]
         context: Mapping[str, list[str]] = {
             "prompts": [p for p in self.expanded.prompts for _ in range(self.particles)]
         }
 
         def pool() -> tuple[Expert, ...]:
-            return split_guidance(outputs, call.arguments["model_output"], rows)
+            return split_guidance(opening.outputs, mixed, rows)
 
         return Step(
             index=self._moves,
             total=total,
-            x=call.sample[:rows],
+            x=opening.call.sample[:rows],
             x_next=call.output["prev_sample"][:rows],
-            path=_path(call),
+            path=_path(opening.call.pair, call.next_pair),
             prompts=len(self.expanded.prompts),
             particles=self.particles,
             context=context,
@@ -205,7 +220,7 @@ class PipelineTap:
             source=self,
             estimate=lambda: _x0(call, rows),
             pool=pool,
-            kernel=kernel,
+            kernel=opening.kernel,
         )
 
     def _decide(self, call: Call) -> bool:
@@ -233,7 +248,7 @@ class PipelineTap:
         return True
 
     def _replaced_step(self, call: Call, rows: int) -> Kernel | None:
-        path = _path(call)
+        path = _path(call.pair, call.next_pair)
         if path is None:
             raise TapError(f"{type(call.scheduler).__name__} tells no noise level; set another")
         kernel = sde_step(call.sample[:rows], _x0(call, rows), path)
@@ -257,12 +272,9 @@ def _transitions(call: Call) -> int:
     return (call.calls + 1) // 2 if getattr(call.scheduler, "order", 1) == 2 else call.calls
 
 
-def _path(call: Call) -> Gaussian | None:
+def _path(pair: Pair | None, after: Pair | None) -> Gaussian | None:
     """Coefficients of the transition; past the last timestep no noise is left."""
-    if call.pair is None:
-        return None
-    after = call.next_pair or (1.0, 0.0)
-    return Gaussian(*call.pair, *after)
+    return None if pair is None else Gaussian(*pair, *(after or (1.0, 0.0)))
 
 
 def _x0(call: Call, rows: int) -> Tensor:

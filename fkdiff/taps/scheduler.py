@@ -88,7 +88,7 @@ def tapped_scheduler(
             state["offset"] = _first(self.timesteps, t)
         pair = coefficients(self, t)
         raw = base.step(*bound.args, **bound.kwargs)
-        position, calls = state["position"], len(self.timesteps) - state["offset"]
+        position, calls = state["position"], _steps(self) - state["offset"]
         state["position"] += 1
         call = Call(
             scheduler=self,
@@ -119,6 +119,11 @@ def _inject(arguments: dict[str, Any], generators: Sequence[torch.Generator]) ->
     if "generator" in arguments and arguments["generator"] is None:
         copies = len(arguments["sample"]) // len(generators)
         arguments["generator"] = list(generators) * copies
+
+
+def _steps(scheduler: Any) -> int:
+    """Timesteps that a whole run steps from; sCM's last one is the end of the run itself."""
+    return len(scheduler.timesteps) - (type(scheduler).__name__ == "SCMScheduler")
 
 
 def _first(timesteps: Tensor, t: Any) -> int:

@@ -8,7 +8,7 @@ $E[\mathrm{counts}] = K W$, and none ever chooses a particle of weight zero.
 generator p alone, so that its result doesn't depend on the other prompts), or None.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -77,10 +77,13 @@ def stratified(weights: Tensor, generator: Generators = None) -> Tensor:
         tensor([[2, 0, 2, 0]])
     """
     particles = weights.shape[1]
+    u = _uniform(len(weights), particles + 1, generator)
     position = _cumulative(weights).mul_(particles)
-    stratum = position.long()
-    u = _uniform(len(weights), particles + 1, generator).gather(1, stratum)
-    return _offspring(stratum + (u < position.sub_(stratum)))
+    reached = torch.empty_like(position, dtype=torch.int64)
+    for block, result in _blocks(position, reached):
+        stratum = block.long()
+        torch.add(stratum, u.gather(1, stratum) < block.frac_(), out=result)
+    return _offspring(reached)
 
 
 def systematic(weights: Tensor, generator: Generators = None) -> Tensor:
@@ -312,48 +315,64 @@ def _offspring(reached: Tensor) -> Tensor:
     return counts
 
 
+def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Columns of tensors in turn: fresh memory for large temporaries costs more than sums."""
+    width = max(1, 2**17 // len(tensors[0]))
+    return zip(*(tensor.split(width, 1) for tensor in tensors), strict=True)
+
+
 def _draw(weights: Tensor, draws: Tensor, generator: Generators) -> Tensor:
     """Counts of `draws` (P, 1) independent draws in proportion to weights (P, K).
 
     Neither sorts nor searches. Draws fall into equal strata of [0, 1]; those below a cumulative
     weight are the draws of all lower strata and, looked at one by one, some of its own stratum.
     """
-    rows, particles = weights.shape
     shared = generator is None or isinstance(generator, torch.Generator)
-    most = max(1, int(draws.max())) if shared else particles
-    inside, u = _strata(draws, most, generator)
-    edge = _cumulative(weights).mul_(inside.shape[1] - 1)
-    stratum = edge.long()
-    part = edge.sub_(stratum).flatten()
-    left = inside.gather(1, stratum).flatten()
-    reached = inside.cumsum(1).sub_(inside).gather(1, stratum)
-    place = (reached + most * torch.arange(rows)[:, None]).flatten()
-    count = reached.view(-1)
-    count += (u.gather(0, place.clamp(max=len(u) - 1)) < part) & (left > 0)
-    todo, look = (left > 1).nonzero().squeeze(1), 1
-    while len(todo):
-        hit = u.gather(0, place.gather(0, todo) + look) < part.gather(0, todo)
-        count.scatter_add_(0, todo, hit.long())
-        look += 1
-        todo = todo[left.gather(0, todo) > look]
+    most = max(1, int(draws.max())) if shared else weights.shape[1]
+    before, u = _strata(draws, most, generator)
+    edge = _cumulative(weights).mul_(before.shape[1] - 2)
+    reached = torch.empty_like(edge, dtype=torch.int64)
+    for block, result in _blocks(edge, reached):
+        result.copy_(_below(block, before, u))
     return _offspring(reached)
 
 
 def _strata(draws: Tensor, most: int, generator: Generators) -> tuple[Tensor, Tensor]:
-    """Uniform draws in [0, 1) as a number per stratum and their places within, in that order.
+    """Uniform draws in [0, 1): how many before each of S strata, and their places within.
 
     Of 63 random bits the low ones choose the stratum, the others the place.
 
     Returns:
-        Draws in each of S strata, shape (P, S + 1), the last for what a row doesn't draw; and
-        uniform numbers, shape (P most,).
+        Draws in the strata before each, shape (P, S + 2), the last with those that a row doesn't
+        draw; and uniform numbers in the order of the strata, shape (P, most + 1).
     """
     power = (most - 1).bit_length()
     bits = _bits(len(draws), most, generator)
-    stratum = bits & (2**power - 1)
+    u = torch.empty(len(draws), most + 1, dtype=torch.float64)
+    u[:, most] = 1  # looked at after the last draw
+    for block, place in _blocks(bits, u[:, :most]):
+        torch.mul(block >> power, 2.0 ** (power - 63), out=place)
+    bits &= 2**power - 1
     if bool((draws < most).any()):
-        stratum.masked_fill_(torch.arange(most) >= draws, 2**power)
-    stratum += (2**power + 1) * torch.arange(len(draws))[:, None]
-    size = len(draws) * (2**power + 1)
-    inside = stratum.flatten().bincount(minlength=size).view(len(draws), -1)
-    return inside, (bits >> power).flatten().double().mul_(2.0 ** (power - 63))
+        bits.masked_fill_(torch.arange(most) >= draws, 2**power)
+    bits += 1 + (2**power + 2) * torch.arange(len(draws))[:, None]
+    before = bits.flatten().bincount(minlength=len(draws) * (2**power + 2)).view(len(draws), -1)
+    return before.cumsum_(1), u
+
+
+def _below(edge: Tensor, before: Tensor, u: Tensor) -> Tensor:
+    """Number of draws below each edge (P, k), a cumulative weight times S; see `_strata`."""
+    stratum = edge.long()
+    part = edge.frac()
+    reached = before.gather(1, stratum)
+    left = before.gather(1, stratum.add_(1)).sub_(reached)
+    hit = (u.gather(1, reached) < part) & (left > 0)
+    todo = _repeat((left > 1).flatten())
+    place = reached.flatten().gather(0, todo) + u.shape[1] * (todo // edge.shape[1])
+    part, left, u = part.flatten().gather(0, todo), left.flatten().gather(0, todo), u.view(-1)
+    count = reached.add_(hit).view(-1)
+    while len(todo):
+        count.scatter_add_(0, todo, (u.gather(0, place.add_(1)) < part).long())
+        more = _repeat(left.sub_(1) > 1)
+        todo, place, part, left = (t.gather(0, more) for t in (todo, place, part, left))
+    return reached

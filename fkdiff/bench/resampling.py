@@ -1,0 +1,126 @@
+"""Selection alone, from weights to ancestors, against PyPI's `particles`.
+
+`particles` pins numpy below 2, so it runs in an environment of its own, in a child process that
+takes turns with this one: the two times of a pair see the same state of the machine.
+"""
+
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fkdiff.smc import SCHEMES, ancestors
+
+__all__ = ["run"]
+
+SHAPES = {"1000x64": (1000, 64), "1x1000000": (1, 1_000_000)}
+SCHEMES_BY_SHAPE = {
+    "1000x64": ("multinomial", "stratified", "systematic", "residual", "ssp"),
+    # The duels of SSP are meant for clouds, not for a million particles of one prompt.
+    "1x1000000": ("multinomial", "stratified", "systematic", "residual"),
+}
+
+# Answers each line "SCHEME FILE" with the seconds of a selection for every row: `particles` has
+# no batch axis. The first answer includes the compilation of its loops.
+CHILD = """
+import sys, time
+import numpy as np
+from particles import resampling
+weights = {}
+for line in sys.stdin:
+    scheme, file = line.split()
+    if file not in weights:
+        weights[file] = np.load(file)
+    start = time.perf_counter()
+    for row in weights[file]:
+        resampling.resampling(scheme, row)
+    print(time.perf_counter() - start, flush=True)
+"""
+
+
+def run(quick: bool = False, seed: int = 0) -> dict[str, Any]:
+    """Time each scheme here and in `particles`, in interleaved pairs after a warm-up.
+
+    Ours includes that survivors keep their slots; theirs returns the ancestors in order.
+
+    Arguments:
+        quick: Fewer pairs.
+        seed: Seed of the weights, softmax of standard normal numbers, and of our selections.
+
+    Returns:
+        Fields `ratio` (ours over theirs, median over pairs), `ours_ms` and `theirs_ms` (medians),
+        each by scheme and shape.
+
+    Raises:
+        FileNotFoundError: If the environment with `particles` isn't there.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    results: dict[str, Any] = {"ratio": {}, "ours_ms": {}, "theirs_ms": {}}
+    with tempfile.TemporaryDirectory() as folder, _particles() as ask:
+        for shape, (prompts, particles) in SHAPES.items():
+            log_w = torch.randn(prompts, particles, generator=generator, dtype=torch.float64)
+            weights, file = log_w.softmax(1), Path(folder) / f"{shape}.npy"
+            np.save(file, weights.numpy())
+            for scheme in SCHEMES_BY_SHAPE[shape]:
+                pairs = [
+                    (_ours(scheme, weights, generator), ask(scheme, file))
+                    for _ in range(15 if quick else 61)
+                ]
+                for field, value in _medians(pairs[5:]).items():
+                    results[field].setdefault(scheme, {})[shape] = value
+    return results
+
+
+def _ours(scheme: str, weights: torch.Tensor, generator: torch.Generator) -> float:
+    start = time.perf_counter()
+    ancestors(SCHEMES[scheme](weights, generator))
+    return time.perf_counter() - start
+
+
+def _medians(pairs: list[tuple[float, float]]) -> dict[str, float]:
+    return {
+        "ratio": round(statistics.median(ours / theirs for ours, theirs in pairs), 3),
+        "ours_ms": round(1000 * statistics.median(ours for ours, _ in pairs), 3),
+        "theirs_ms": round(1000 * statistics.median(theirs for _, theirs in pairs), 3),
+    }
+
+
+@contextmanager
+def _particles() -> Iterator[Callable[[str, Path], float]]:
+    """A child process that has imported `particles`, as a function from a job to its seconds."""
+    command = [str(_python()), "-c", CHILD]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        stdin, stdout = child.stdin, child.stdout
+        assert stdin is not None and stdout is not None
+
+        def ask(scheme: str, file: Path) -> float:
+            stdin.write(f"{scheme} {file}\n")
+            stdin.flush()
+            answer = stdout.readline()
+            if not answer:
+                raise RuntimeError("the process with `particles` ended; its message is above")
+            return float(answer)
+
+        yield ask
+        stdin.close()  # ends its loop
+
+
+def _python() -> Path:
+    """Interpreter of the environment that `make .venv` creates beside `.venv`."""
+    for folder in (Path(__file__).resolve().parents[2], Path.cwd()):
+        python = folder / ".venv-particles" / "bin" / "python"
+        if python.exists():
+            return python
+    raise FileNotFoundError(
+        "the package `particles` has no environment here; create it with `make .venv` "
+        "in a checkout of fkdiff, and run the bench there"
+    )

@@ -14,6 +14,13 @@ __all__ = ["POTENTIALS", "SELECTS", "Request", "checked", "command_of", "parse_w
 POTENTIALS = ("difference", "max", "sum", "current", "none")
 SELECTS = ("best", "sample", "all")
 
+_CARD_FIELDS = {
+    "num_inference_steps": "steps",
+    "guidance_scale": "guidance",
+    "height": "height",
+    "width": "width",
+}
+
 
 @dataclass(frozen=True)
 class Request:
@@ -174,15 +181,13 @@ def _with_defaults(request: Request) -> Request:
                 "`fkdiff rewards` lists them, `--reward none` draws without"
             )
         return replace(request, plain=bool(request.plain))
-    card: dict[str, Any] = zoo.card(request.model)
-    defaults = card.get("defaults", {})
-    changes = {
-        "reward": request.reward or "emoji-clip",
-        "steps": request.steps or defaults.get("num_inference_steps"),
-        "plain": request.plain is not False,
+    defaults = zoo.card(request.model).get("defaults", {})
+    changes: dict[str, Any] = {
+        field: defaults[name]
+        for name, field in _CARD_FIELDS.items()
+        if name in defaults and getattr(request, field) is None
     }
-    if request.guidance is None:
-        changes["guidance"] = defaults.get("guidance_scale")
+    changes |= {"reward": request.reward or "emoji-clip", "plain": request.plain is not False}
     return replace(request, **changes)
 
 

@@ -23,18 +23,22 @@ from diffusers import (
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
-from fkdiff import as_reward
+from fkdiff import as_reward, steer
+from fkdiff.smc import Resample
 
 __all__ = [
     "CHAINS",
     "GAUSSIAN",
     "MIXTURE",
+    "TYPES",
     "AnalyticPipeline",
     "Chain",
     "Data",
+    "cloud",
     "latent_reward",
     "levels",
     "pipeline",
+    "resampled",
 ]
 
 
@@ -73,6 +77,10 @@ def _tensor(*rows: list[float]) -> Tensor:
 
 GAUSSIAN = Data(_tensor([1.0])[0], _tensor([0.4, -0.3]), _tensor([0.09, 0.5]))
 MIXTURE = Data(_tensor([0.3, 0.7])[0], _tensor([-0.9], [0.6]), _tensor([0.05], [0.12]))
+
+
+# Two narrow types, equally likely by symmetry whatever the chain, told apart by the sign.
+TYPES = Data(_tensor([0.5, 0.5])[0], _tensor([-1.0], [1.0]), _tensor([0.002], [0.002]))
 
 
 class ExactNetwork(nn.Module):
@@ -207,3 +215,26 @@ def pipeline(chain: Chain | str, data: Data) -> AnalyticPipeline:
 def latent_reward(fn, name: str = "reward", **settings):
     """A reward on latents (n, d, 1, 1) from a function of (n, d)."""
     return as_reward(lambda x: fn(x.flatten(1).double()), name=name, inputs="latents", **settings)
+
+
+def cloud(chain: Chain | str, data: Data, *terms, prompts=1, steps: int = 8, **settings):
+    """The `Result` of one steered call.
+
+    Arguments:
+        chain: A chain, or the name of one.
+        data: What the network knows.
+        terms: Terms of the run.
+        prompts: A list of prompts, or the number of repetitions.
+        steps: Number of steps.
+        settings: Settings of `steer`; resampling is on during the whole run by default.
+    """
+    chain = CHAINS[chain] if isinstance(chain, str) else chain
+    settings = {"particles": 6, "resample": Resample(ess=0.9, window=(0, 1)), "seed": 0} | settings
+    steered = steer(pipeline(chain, data), *terms, **settings)
+    prompts = [""] * prompts if isinstance(prompts, int) else prompts
+    return steered(prompts, num_inference_steps=steps, eta=chain.eta).steering
+
+
+def resampled(result) -> bool:
+    """Whether any particle was ever replaced."""
+    return any(rows is not None for rows in result.rows)

@@ -13,10 +13,19 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from fkdiff import Tilt, steer
+from fkdiff import Tilt
 from fkdiff.smc import Resample
 from fkdiff.terms.fk_steering import Potential
-from tests.analytic import CHAINS, GAUSSIAN, MIXTURE, Chain, latent_reward, pipeline
+from tests.analytic import (
+    CHAINS,
+    GAUSSIAN,
+    MIXTURE,
+    Chain,
+    cloud,
+    latent_reward,
+    pipeline,
+    resampled,
+)
 from tests.exact import (
     affine_law,
     assert_mean,
@@ -27,9 +36,7 @@ from tests.exact import (
 )
 
 STEPS = 8
-PARTICLES = 6
-PROMPTS = 300
-ESS = Resample(ess=0.9, window=(0, 1))
+PROMPTS = 250
 # slope and curvature of sum(s x - c x^2 / 2): linear rewards move the law, curved ones narrow it
 REWARDS = {"linear": (1.6, 0.0), "quadratic": (0.8, 2.0)}
 
@@ -56,17 +63,8 @@ def exact(name, mixture, slope, curve):
     return tilted_gaussian(*law, slope, curve)
 
 
-def cloud(name, data, *terms, resample=ESS, particles=PARTICLES, prompts=PROMPTS, **settings):
-    """Result of one call that repeats a run `prompts` times."""
-    chain = CHAINS[name] if isinstance(name, str) else name
-    steered = steer(
-        pipeline(chain, data),
-        *terms,
-        particles=particles,
-        resample=resample,
-        **settings,
-    )
-    return steered([""] * prompts, num_inference_steps=STEPS, eta=chain.eta).steering
+def run(chain, data, *terms, prompts=PROMPTS, **settings):
+    return cloud(chain, data, *terms, prompts=prompts, steps=STEPS, **settings)
 
 
 def estimates(result, law, log_w=None):
@@ -86,14 +84,10 @@ def assert_law(result, law):
     assert_mean(estimates(result, law), moments(law))
 
 
-def resampled(result):
-    return any(rows is not None for rows in result.rows)
-
-
 @pytest.mark.parametrize("kind", REWARDS)
 @pytest.mark.parametrize("chain", CHAINS)
 def test_gaussian_data(chain, kind, seed):
-    result = cloud(chain, GAUSSIAN, Tilt(reward(*REWARDS[kind])), seed=seed)
+    result = run(chain, GAUSSIAN, Tilt(reward(*REWARDS[kind])), seed=seed)
     assert resampled(result)
     assert (result.settings["replaced_step"] is not None) == CHAINS[chain].replaced
     assert_law(result, exact(chain, False, *REWARDS[kind]))
@@ -102,7 +96,7 @@ def test_gaussian_data(chain, kind, seed):
 @pytest.mark.parametrize("kind", REWARDS)
 @pytest.mark.parametrize("chain", [name for name, chain in CHAINS.items() if chain.markov])
 def test_mixture_data(chain, kind, seed):
-    result = cloud(chain, MIXTURE, Tilt(reward(*REWARDS[kind])), seed=seed)
+    result = run(chain, MIXTURE, Tilt(reward(*REWARDS[kind])), seed=seed)
     assert resampled(result)
     assert_law(result, exact(chain, True, *REWARDS[kind]))
 
@@ -120,7 +114,7 @@ def test_every_potential_and_schedule_has_one_target(potential, schedule, seed):
         reward(0.8, 0.0), potential=potential, schedule=SCHEDULES[schedule], adaptive_ess=0.99
     )
     resample = Resample(ess=0.95, window=(0.2, 0.9))
-    result = cloud("flow_replaced", MIXTURE, tilt, resample=resample, stochastic=True, seed=seed)
+    result = run("flow_replaced", MIXTURE, tilt, resample=resample, stochastic=True, seed=seed)
     assert resampled(result) == (potential != "none")
     assert_law(result, exact("flow_replaced", True, 0.8, 0.0))
 
@@ -140,7 +134,7 @@ RESAMPLES = {
 @pytest.mark.parametrize("how", RESAMPLES)
 def test_every_resampling_has_one_target(how, particles, seed):
     prompts = 2 * PROMPTS // particles + 200
-    result = cloud(
+    result = run(
         "ddim_eta_half",
         MIXTURE,
         Tilt(reward(1.2, 0.0)),
@@ -156,7 +150,7 @@ def test_every_resampling_has_one_target(how, particles, seed):
 def test_calibration_and_scale(seed):
     """The tilt is scale * (r - mean) / sd: here slope 3 * 0.8 / 2 and a constant -3 * 0.5 / 2."""
     tilted = latent_reward(lambda x: 0.8 * x.sum(1), mean=0.5, sd=2.0)
-    result = cloud("ddpm", GAUSSIAN, Tilt(tilted, scale=3.0), seed=seed)
+    result = run("ddpm", GAUSSIAN, Tilt(tilted, scale=3.0), seed=seed)
     law = exact("ddpm", False, 1.2, 0.0)
     assert_mean((result.log_z + 0.75 - law.log_z).exp(), 1.0)
     assert_mean(estimates(result, law, result.log_w + 0.75), moments(law))
@@ -165,7 +159,7 @@ def test_calibration_and_scale(seed):
 def test_untilted_law_is_the_chain_s(seed):
     """The exact law itself: without a tilt, weights are one and the sample has its moments."""
     for name in CHAINS:
-        result = cloud(
+        result = run(
             name, GAUSSIAN, particles=2, stochastic=CHAINS[name].replaced or None, seed=seed
         )
         assert result.log_w.abs().max() == 0
@@ -181,7 +175,7 @@ def fails(samples, target):
 @pytest.mark.parametrize("mixture", [False, True])
 def test_ignored_weights_are_noticed(mixture, resample, seed):
     data = MIXTURE if mixture else GAUSSIAN
-    result = cloud("ddim_eta1", data, Tilt(reward(1.6, 0.0)), resample=resample, seed=seed)
+    result = run("ddim_eta1", data, Tilt(reward(1.6, 0.0)), resample=resample, seed=seed)
     law = exact("ddim_eta1", mixture, 1.6, 0.0)
     assert_law(result, law)
     level = (result.log_z[:, None]).expand_as(result.log_w)
@@ -189,7 +183,7 @@ def test_ignored_weights_are_noticed(mixture, resample, seed):
 
 
 def test_flipped_sign_is_noticed(seed):
-    result = cloud("ddim_eta1", GAUSSIAN, Tilt(reward(1.6, 0.0), scale=-1), seed=seed)
+    result = run("ddim_eta1", GAUSSIAN, Tilt(reward(1.6, 0.0), scale=-1), seed=seed)
     fails(estimates(result, exact("ddim_eta1", False, 1.6, 0.0)), torch.ones(5))
     assert_law(result, exact("ddim_eta1", False, -1.6, 0.0))
 
@@ -204,10 +198,10 @@ class Unrepaired(Tilt):
 
 def test_missing_last_twist_is_noticed(seed):
     half = Resample(ess=0.9, window=(0, 0.6))
-    result = cloud("ddim_eta1", MIXTURE, Unrepaired(reward(1.6, 0.0)), resample=half, seed=seed)
+    result = run("ddim_eta1", MIXTURE, Unrepaired(reward(1.6, 0.0)), resample=half, seed=seed)
     law = exact("ddim_eta1", True, 1.6, 0.0)
     fails(estimates(result, law), moments(law))
-    assert_law(cloud("ddim_eta1", MIXTURE, Tilt(reward(1.6, 0.0)), resample=half, seed=seed), law)
+    assert_law(run("ddim_eta1", MIXTURE, Tilt(reward(1.6, 0.0)), resample=half, seed=seed), law)
 
 
 def test_stochastic_sampling_of_flow_matching_is_no_sde(seed):
@@ -223,4 +217,4 @@ def test_stochastic_sampling_of_flow_matching_is_no_sde(seed):
     ours = replaced_law(pipeline("flow_replaced", GAUSSIAN), 400)
     torch.testing.assert_close(ours[1], GAUSSIAN.variances[0], rtol=0.06, atol=0)
     law = tilted_gaussian(*affine_law(pipeline(chain, GAUSSIAN), STEPS, 0.0), 1.6, 0.0)
-    assert_law(cloud(chain, GAUSSIAN, Tilt(reward(1.6, 0.0)), seed=seed), law)
+    assert_law(run(chain, GAUSSIAN, Tilt(reward(1.6, 0.0)), seed=seed), law)

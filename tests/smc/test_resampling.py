@@ -1,0 +1,155 @@
+"""Properties of the resampling schemes, on any weights."""
+
+import math
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+
+from fkdiff.smc import SCHEMES, ancestors
+from tests.exact import assert_mean
+
+UNBIASED = [name for name in SCHEMES if name != "beam"]
+
+# Ordinary log-weights, zero weights, and gaps far beyond the range of exp.
+log_weight = st.one_of(
+    st.floats(-5, 5),
+    st.just(-math.inf),
+    st.sampled_from([0.0, 1e300, -1e300, 1000.0, -1000.0, 1e-300]),
+)
+
+
+@st.composite
+def clouds(draw):
+    prompts, particles = draw(st.integers(1, 4)), draw(st.integers(1, 33))
+    row = st.lists(log_weight, min_size=particles, max_size=particles)
+    row = row.filter(lambda values: max(values) > -math.inf)
+    rows = draw(st.lists(row, min_size=prompts, max_size=prompts))
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(clouds(), st.integers(0, 2**31))
+def test_offspring_of_any_weights(log_w, seed):
+    prompts, particles = log_w.shape
+    weights = log_w.softmax(1)
+    for name, scheme in SCHEMES.items():
+        counts = scheme(weights, seeded(seed))
+        assert counts.shape == weights.shape and counts.dtype == torch.int64, name
+        assert (counts >= 0).all() and (counts.sum(1) == particles).all(), name
+        assert not counts[weights == 0].any(), name
+        if name in ("systematic", "ssp"):
+            assert ((counts - particles * weights).abs() < 1 + 1e-9).all(), name
+        if name == "residual":
+            assert (counts >= (particles * weights - 1e-9).floor()).all(), name
+        rows = ancestors(counts)
+        assert rows.dtype == torch.int64 and rows.shape == (prompts * particles,), name
+        assert (rows // particles == torch.arange(prompts * particles) // particles).all(), name
+        assert torch.equal(rows.bincount(minlength=len(rows)), counts.flatten()), name
+        kept = counts.flatten() > 0
+        assert torch.equal(rows[kept], kept.nonzero().flatten()), name
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.lists(st.integers(-40, 40), min_size=2, max_size=20), st.integers(-1000, 1000))
+def test_a_constant_changes_nothing(log_w, constant):
+    log_w = torch.tensor([log_w], dtype=torch.float64)
+    for name, scheme in SCHEMES.items():
+        plain = scheme(log_w.softmax(1), seeded(3))
+        assert torch.equal(plain, scheme((log_w + constant).softmax(1), seeded(3))), name
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_special_weights(name):
+    scheme = SCHEMES[name]
+    one = torch.ones(3, 1, dtype=torch.float64)
+    assert torch.equal(scheme(one, seeded(0)), torch.ones(3, 1).long())
+    dominant = torch.tensor([[0.0, -1e300, -800.0, 0.0 - 1e9]]).double().softmax(1)
+    assert scheme(dominant, seeded(0)).tolist() == [[4, 0, 0, 0]]
+    if name in ("systematic", "stratified", "residual", "ssp", "birth_death"):
+        # 49 x (1/49) is below 1 in floating point.
+        for particles in (2, 3, 49, 1000):
+            equal = torch.zeros(2, particles, dtype=torch.float64).softmax(1)
+            assert (scheme(equal, seeded(0)) == 1).all()
+
+
+@pytest.mark.parametrize("name", UNBIASED)
+def test_mean_offspring(name):
+    log_w = torch.tensor([0.3, -2.0, 1.1, -torch.inf, 0.0, 2.4, -0.7]).double()
+    weights = log_w.softmax(0).expand(20_000, -1)
+    assert_mean(SCHEMES[name](weights, seeded(1)).double(), 7 * weights[0])
+
+
+def test_beam_keeps_the_best_and_is_biased():
+    weights = torch.tensor([0.1, 0.3, 0.15, 0.05, 0.1, 0.1, 0.1, 0.1]).double()
+    counts = SCHEMES["beam"](weights[None])
+    assert counts.tolist() == [[0, 4, 4, 0, 0, 0, 0, 0]]
+    with pytest.raises(AssertionError, match="z"):
+        assert_mean(counts.double().expand(100, -1), 8 * weights)
+
+
+@pytest.mark.parametrize("name", ["multinomial", "residual"])
+def test_draws_follow_the_multinomial_law(name):
+    # Of two particles that expect half an offspring each, both variances are known.
+    weights = torch.tensor([0.5, 0.25, 0.25, 0.0]).double().expand(20_000, -1)
+    counts = SCHEMES[name](weights, seeded(2)).double()
+    variance = 4 * 0.25 * 0.75 if name == "multinomial" else 0.0
+    assert_mean((counts[:, 1] - 1).square(), variance)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_the_float32_cumsum_trap(name):
+    # Summed in float32, these weights end below 1, and a last uniform above their sum would
+    # choose the last particle, whose weight is zero; a uniform of 0 the first.
+    torch.manual_seed(0)
+    log_w = torch.randn(2000, 64).float()
+    log_w[:, [0, -1]] = -torch.inf
+    weights = log_w.softmax(1)
+    assert (weights.cumsum(1)[:, -1] < 1).any()
+    counts = SCHEMES[name](weights.double() / weights.double().sum(1, keepdim=True), seeded(0))
+    assert not counts[:, [0, -1]].any()
+
+
+class Extreme:
+    """Stands in for torch.rand: every draw is the same number."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __call__(self, *shape, generator=None, dtype=None):
+        return torch.full(shape, self.value, dtype=dtype)
+
+
+@pytest.mark.parametrize("u", [0.0, 5e-17, 1 - 2**-53])
+@pytest.mark.parametrize("name", SCHEMES)
+def test_extreme_uniforms(name, u, monkeypatch):
+    log_w = torch.randn(200, 37, generator=seeded(0), dtype=torch.float64)
+    log_w[:, [0, 5, -1]] = -torch.inf
+    weights = log_w.softmax(1)
+    monkeypatch.setattr(torch, "rand", Extreme(u))
+    bits = int(u * 2**63)
+    monkeypatch.setattr(torch.Tensor, "random_", lambda self, generator: self.fill_(bits))
+    counts = SCHEMES[name](weights)
+    assert (counts.sum(1) == 37).all() and (counts >= 0).all()
+    assert not counts[:, [0, 5, -1]].any()
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_prompt_draws_from_its_own_generator(name):
+    log_w = torch.randn(5, 9, generator=seeded(4), dtype=torch.float64)
+    together = SCHEMES[name](log_w.softmax(1), [seeded(p) for p in range(5)])
+    for p in (0, 3):
+        alone = SCHEMES[name](log_w[[p]].softmax(1), [seeded(p)])
+        assert torch.equal(alone[0], together[p])
+
+
+def test_ssp_is_negatively_associated():
+    weights = torch.tensor([0.35, 0.3, 0.2, 0.15]).double().expand(20_000, -1)
+    counts = SCHEMES["ssp"](weights, seeded(5)).double()
+    covariance = counts.T.cov()
+    assert (covariance - covariance.diag().diag() < 0.01).all()

@@ -196,8 +196,8 @@ def null_run(pipe: Any, scheduler: Any, arguments: Call, template: Any, z: Tenso
         z: Latents, shape (n, *).
 
     Returns:
-        Samples as the pipeline gives them for `output_type="pt"`, or "np" where it knows no
-        other (then with channels moved first).
+        Samples as the pipeline gives them for `output_type="pt"`; images and frames of those
+        that return arrays all the same (DiT, DDPM) with channels moved first.
     """
     shadow = copy.copy(pipe)
     shadow.__dict__ = dict(vars(pipe))
@@ -212,10 +212,10 @@ def null_run(pipe: Any, scheduler: Any, arguments: Call, template: Any, z: Tenso
             if isinstance(module, torch.nn.Module):
                 stack.enter_context(_silent(module, template))
         out = shadow(**{**arguments, "num_inference_steps": 2})[0]
-    samples = out if isinstance(out, Tensor) else torch.as_tensor(np.asarray(out))
-    if arguments.get("output_type") == "np":
-        samples = samples.movedim(-1, -3)
-    return samples
+    if isinstance(out, Tensor):
+        return out
+    samples = torch.as_tensor(np.asarray(out))
+    return samples.movedim(-1, -3) if samples.ndim >= 4 else samples
 
 
 def _no_progress(iterable: Any = None, total: int | None = None) -> Any:

@@ -26,7 +26,7 @@ def tapped_denoiser(
     rows: int,
     micro_batch: int | None,
     cost: Cost,
-    on_output: Callable[[Tensor], None],
+    on_output: Callable[[Any], None],
 ) -> Iterator[None]:
     """Watch and micro-batch the pipeline's networks while the block lasts.
 
@@ -38,7 +38,7 @@ def tapped_denoiser(
         rows: N, the number of particles in all.
         micro_batch: Particles per network call, None for all at once.
         cost: Counts rows and seconds.
-        on_output: Gets each call's first output tensor.
+        on_output: Gets what each call returned.
     """
     with ExitStack() as stack:
         for name in DENOISERS:
@@ -54,7 +54,7 @@ def _tapped(
     rows: int,
     micro_batch: int | None,
     cost: Cost,
-    on_output: Callable[[Tensor], None],
+    on_output: Callable[[Any], None],
 ) -> Iterator[None]:
     base = type(module)
     signature = inspect.signature(getattr(module, "_orig_mod", module).forward)
@@ -69,7 +69,7 @@ def _tapped(
             else:
                 out = chunked(lambda *a, **k: base.__call__(self, *a, **k), bound, batch, size)
         cost.denoiser_evaluations += batch
-        on_output(out[0])
+        on_output(out)
         return out
 
     module.__class__ = type(

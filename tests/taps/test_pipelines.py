@@ -1,0 +1,447 @@
+"""Twelve families in thirteen set-ups, tapped: stock bits, exact lineages, nothing left behind.
+
+The networks are tiny and random. Each pipeline is built once and must survive all its tests.
+"""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from diffusers import HeunDiscreteScheduler, KDPM2DiscreteScheduler, PNDMScheduler
+from PIL import Image
+
+import fkdiff.taps.decode
+import fkdiff.taps.pipeline
+from fkdiff import Resample, Tilt, as_reward, steer
+from fkdiff.processes.streams import slot_generators
+from fkdiff.taps import TapError
+from fkdiff.terms.reward import RewardError
+from tests.taps.toy import Script, tap
+from tests.tiny import SETUPS, Tiny, build
+
+K = 5
+SEED = 7
+CALL = {"num_inference_steps": 3, "output_type": "pt"}
+
+# Samples drawn with guidance have two experts, the conditional one with this exponent.
+GUIDANCE = {name: 5.0 for name in SETUPS} | {"flux_cfg": 4.0, "dit": 4.0}
+UNGUIDED = ("flux", "ddpm")
+
+
+@functools.cache
+def shared(name: str) -> Tiny:
+    """One pipeline a set-up for all its tests, so that each also shows that the others undid."""
+    return build(name)
+
+
+@functools.cache
+def stock(name: str) -> torch.Tensor:
+    """What the untouched pipeline draws with the generators that a steered run has."""
+    return plain_call(shared(name))
+
+
+def plain_call(tiny: Tiny, **more) -> torch.Tensor:
+    generators = slot_generators(SEED, 1, K)
+    return as_tensor(tiny.pipe(**{**tiny.rows(K), **CALL, **more}, generator=generators))
+
+
+def as_tensor(output) -> torch.Tensor:
+    return torch.as_tensor(np.asarray(output[0]))
+
+
+def brightness(tiny: Tiny):
+    return as_reward(lambda x: x.flatten(1).mean(1), name="brightness", inputs=tiny.inputs)
+
+
+def assert_near(found: torch.Tensor, exact: torch.Tensor, tolerance: float) -> None:
+    scale = float(exact.abs().max())
+    torch.testing.assert_close(found, exact, rtol=0, atol=tolerance * scale)
+
+
+def network(pipe):
+    return getattr(pipe, "unet", None) or pipe.transformer
+
+
+@pytest.fixture(params=SETUPS)
+def name(request):
+    stock(request.param)  # before anything is steered
+    return request.param
+
+
+def test_without_terms_it_is_the_stock_call(name):
+    tiny = shared(name)
+    out = steer(tiny.pipe, particles=K, seed=SEED, select="all")(**tiny.call, **CALL)
+    assert torch.equal(as_tensor(out), stock(name))
+    assert out.steering.trace and out.steering.complete
+
+
+def test_scale_0_is_the_stock_call(name):
+    tiny = shared(name)
+    term = Tilt(brightness(tiny), scale=0)
+    steered = steer(tiny.pipe, term, particles=K, seed=SEED, select="all", stochastic=False)
+    out = steered(**tiny.call, **CALL)
+    assert torch.equal(as_tensor(out), stock(name))
+    assert out.steering.log_w.eq(0).all()
+    # The reward has looked at what the pipeline then returns: nothing is decoded twice.
+    assert out.steering.cost.decodes == K
+    assert torch.equal(out.steering.samples[0].flatten(), channels_first(out).flatten())
+
+
+def channels_first(output) -> torch.Tensor:
+    """DiT and DDPM return arrays (n, h, w, 3) whatever they are asked."""
+    if isinstance(output[0], np.ndarray) and output[0].ndim == 4:
+        return as_tensor(output).movedim(-1, 1)
+    return as_tensor(output)
+
+
+def test_a_resampled_run_is_its_lineages_and_decodes_as_the_pipeline_does(name, monkeypatch):
+    """Noise follows the lineage here; looking at estimates on the way must not disturb the run."""
+    tiny = shared(name)
+    rows = {0: [2, 0, 0, 4, 4], 1: [0, 1, 1, 3, 2]}
+    script = Script(K, rows, slot_generators(SEED, 1, K))
+    run = tap(tiny.pipe, script, {**tiny.rows(K), **CALL}, key=tiny.count)
+    decoded = []
+
+    def seen(step):
+        table = run.decode(step.x0, tiny.inputs)
+        with monkeypatch.context() as patch:
+            patch.setattr(fkdiff.taps.decode, "DECODERS", {})
+            own_tail = run.decode(step.x0, "pixels")
+        assert torch.equal(own_tail.flatten(), table.flatten()), f"step {step.index}"
+        decoded.append(table)
+
+    script.seen = seen
+    out = run()
+    lineage = torch.tensor(rows[0])[rows[1]]
+    assert_near(as_tensor(out), stock(name)[lineage], 1e-6)
+    assert len(decoded) == 3
+    assert torch.equal(decoded[-1].flatten(), channels_first(out).flatten())
+
+
+def test_micro_batches_change_rounding_only(name):
+    tiny = shared(name)
+    steered = steer(tiny.pipe, particles=K, seed=SEED, select="all", micro_batch=2)
+    out = steered(**tiny.call, **CALL)
+    assert_near(as_tensor(out), stock(name), 1e-5)
+    halves = 1 if name in UNGUIDED else 2
+    assert out.steering.cost.denoiser_evaluations == halves * K * len(out.steering.trace)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_everything_is_put_back_when_a_reward_fails(name, error):
+    tiny = shared(name)
+    before = dict(vars(tiny.pipe))
+    kinds = [type(tiny.pipe.scheduler), type(network(tiny.pipe))]
+
+    def failing(samples):
+        raise error
+
+    term = Tilt(as_reward(failing, inputs=tiny.inputs), scale=1)
+    steered = steer(tiny.pipe, term, particles=2, seed=SEED)
+    with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else RewardError):
+        steered(**tiny.call, **CALL)
+    assert steered.partial is not None and not steered.partial.complete
+    after = vars(tiny.pipe)
+    assert after.keys() == before.keys()
+    assert after["scheduler"] is before["scheduler"]
+    assert [type(tiny.pipe.scheduler), type(network(tiny.pipe))] == kinds
+    assert "decode" not in vars(getattr(tiny.pipe, "vae", None) or network(tiny.pipe))
+    assert torch.equal(plain_call(tiny), stock(name))
+
+
+class Watching:
+    """A term without weight that does something at every transition."""
+
+    needs, target, steers = frozenset(), "the law itself", False
+
+    def __init__(self, action):
+        self.action = action
+
+    def start(self, rows):
+        return {}
+
+    def log_twist(self, step, state):
+        self.action(step)
+        return torch.zeros_like(step.log_w), state
+
+
+def test_a_steered_call_inside_a_steered_call_disturbs_nothing(name):
+    tiny = shared(name)
+    inner = steer(tiny.pipe, Tilt(brightness(tiny), scale=3), particles=2, seed=1)
+    other = {**tiny.call, "num_inference_steps": 2, "output_type": "pt"}
+    if "guidance_scale" in other:
+        other["guidance_scale"] = 1.5
+    alone, nested = inner(**other), []
+
+    def action(step):
+        if not step.final:
+            nested.append(inner(**other))
+            experts.append(len(step.experts))
+
+    experts = []
+    outer = steer(tiny.pipe, Watching(action), particles=K, seed=SEED, select="all")
+    assert torch.equal(as_tensor(outer(**tiny.call, **CALL)), stock(name))
+    for out in nested:
+        assert torch.equal(as_tensor(out), as_tensor(alone))
+    assert set(experts) == {1 if name in UNGUIDED else 2}
+
+
+def first_experts(tiny, monkeypatch, **more):
+    """Experts of the first transition, and how far they are from what moved the particles."""
+    residuals = []
+    original = fkdiff.taps.pipeline.split_guidance
+
+    def spy(outputs, mixed, rows):
+        pool = original(outputs, mixed, rows)
+        sum_ = sum(e.b * e.output for e in pool)
+        residuals.append(float((sum_ - mixed[:rows]).norm() / mixed[:rows].norm()))
+        return pool
+
+    monkeypatch.setattr(fkdiff.taps.pipeline, "split_guidance", spy)
+    script = Script(2)
+    pools = []
+    script.seen = lambda step: pools.append(step.experts)
+    tap(tiny.pipe, script, {**tiny.rows(2), **CALL, **more}, key=tiny.count)()
+    assert max(residuals) < 1e-6
+    return {e.name: e for e in pools[0]}
+
+
+def test_experts_are_told_apart_and_their_weight_is_the_guidance(name, monkeypatch):
+    tiny = shared(name)
+    pool = first_experts(tiny, monkeypatch)
+    if name in UNGUIDED:
+        assert list(pool) == ["cond"] and pool["cond"].b == 1
+        return
+    assert pool["cond"].b == pytest.approx(GUIDANCE[name], rel=1e-4)
+    assert pool["uncond"].b == pytest.approx(1 - GUIDANCE[name], rel=1e-4)
+    key = "prompt" if "prompt" in tiny.call else "class_labels"
+    other = {"prompt": "a dog", "class_labels": [2]}[key]
+    if tiny.count is None:
+        other = [other] * 2 if key == "prompt" else other * 2
+    changed = first_experts(tiny, monkeypatch, **{key: other})
+    assert_near(changed["uncond"].output, pool["uncond"].output, 1e-6)
+    assert not torch.allclose(changed["cond"].output, pool["cond"].output)
+
+
+# What doesn't depend on the family is tested on one.
+
+
+@pytest.fixture
+def sd():
+    stock("sd")
+    return shared("sd")
+
+
+@pytest.fixture
+def with_scheduler(sd):
+    """Stable Diffusion with another scheduler, put back after the test."""
+    original = sd.pipe.scheduler
+
+    def put(scheduler_class, **config):
+        sd.pipe.scheduler = scheduler_class.from_config(original.config, **config)
+        return sd
+
+    yield put
+    sd.pipe.scheduler = original
+
+
+@pytest.mark.parametrize(
+    ("name", "two"),
+    [
+        ("sd", {"prompt": ["a cat", "dog"]}),
+        ("dit", {"class_labels": [1, 2]}),
+        ("cogvideox", {"prompt": ["a cat", "dog"]}),
+    ],
+)
+def test_several_prompts_at_once(name, two):
+    tiny = shared(name)
+    rows = (
+        {tiny.count: 2}
+        if tiny.count
+        else {k: [x for x in v for _ in "12"] for k, v in two.items()}
+    )
+    plain = tiny.pipe(
+        **{**tiny.call, **two, **rows, **CALL}, generator=slot_generators(SEED, 2, 2)
+    )
+    call = {**tiny.call, **two, **CALL}
+    out = steer(tiny.pipe, particles=2, seed=SEED, select="all")(**call)
+    assert torch.equal(as_tensor(out), as_tensor(plain))
+    assert out.steering.prompts == [str(v) for values in two.values() for v in values]
+    term = Tilt(brightness(tiny), scale=1000)
+    settings = {"particles": 3, "seed": SEED, "resample": Resample(ess=None, window=(0, 1))}
+    out = steer(tiny.pipe, term, **settings)(**call)
+    assert len(out[0]) == 2
+    moves = [rows for rows in out.steering.rows if rows is not None]
+    assert moves
+    for rows in moves:
+        assert (rows // 3).tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_output_types(sd):
+    steered = steer(sd.pipe, Tilt(brightness(sd), scale=2), particles=3, seed=SEED)
+    call = {**sd.call, "num_inference_steps": 3}
+    tensors = steered(**call, output_type="pt").images
+    assert tensors.shape == (1, 3, 16, 16)
+    arrays = steered(**call, output_type="np").images
+    assert np.array_equal(arrays, tensors.movedim(1, -1).numpy())
+    (picture,) = steered(**call).images
+    assert isinstance(picture, Image.Image)
+    assert np.array_equal(np.asarray(picture), (arrays[0] * 255).round().astype("uint8"))
+
+
+def test_return_dict_false_gives_a_tuple_that_ends_with_the_record(sd):
+    images, record = steer(sd.pipe, particles=2, seed=SEED, select="all")(
+        **sd.call, **CALL, return_dict=False
+    )
+    assert len(images) == 2
+    assert record.log_w.shape == (1, 2)
+
+
+def test_a_users_callback_sees_the_resampled_latents(sd):
+    seen, steps = [], []
+
+    def callback(pipe, index, timestep, given):
+        seen.append(given["latents"].clone())
+        return given
+
+    steered = steer(
+        sd.pipe,
+        Tilt(brightness(sd), scale=1000),
+        Watching(lambda step: steps.append(step.x_next)),
+        particles=3,
+        seed=SEED,
+        resample=Resample(ess=None, window=(0, 1)),
+    )
+    out = steered(**sd.call, **CALL, callback_on_step_end=callback)
+    assert len(seen) == 3
+    assert out.steering.rows[0] is not None
+    assert torch.equal(seen[0], steps[0][out.steering.rows[0]])
+
+
+def test_an_interrupt_from_the_callback_is_reported_and_what_was_made_is_kept(sd):
+    def callback(pipe, index, timestep, given):
+        pipe._interrupt = True
+        return {}
+
+    steered = steer(sd.pipe, particles=2, seed=SEED)
+    with pytest.raises(TapError, match="ended before its last timestep"):
+        steered(**sd.call, **CALL, callback_on_step_end=callback)
+    assert len(steered.partial.trace) == 1 and not steered.partial.complete
+    assert torch.equal(plain_call(sd), stock("sd"))
+
+
+def test_a_users_generator_supplies_the_seed(sd):
+    steered = steer(sd.pipe, particles=K, select="all")
+    for generator in (torch.Generator().manual_seed(SEED), [torch.Generator().manual_seed(SEED)]):
+        out = steered(**sd.call, **CALL, generator=generator)
+        assert torch.equal(as_tensor(out), stock("sd"))
+        assert out.steering.seed == SEED
+
+
+def test_two_calls_with_one_seed_agree_bit_for_bit(sd):
+    steered = steer(sd.pipe, Tilt(brightness(sd), scale=100), particles=3, seed=SEED)
+    first, second = (steered(**sd.call, **CALL) for _ in range(2))
+    assert torch.equal(first.images, second.images)
+    assert torch.equal(first.steering.log_w, second.steering.log_w)
+
+
+def test_a_scheduler_that_pipelines_share_is_never_touched(sd):
+    scheduler = type(sd.pipe.scheduler).from_config(sd.pipe.scheduler.config)
+    original, sd.pipe.scheduler = sd.pipe.scheduler, scheduler
+    before = {k: repr(v) for k, v in vars(scheduler).items()}
+    try:
+        steer(sd.pipe, Tilt(brightness(sd), scale=2), particles=2, seed=SEED)(**sd.call, **CALL)
+        assert sd.pipe.scheduler is scheduler
+        assert {k: repr(v) for k, v in vars(scheduler).items()} == before
+    finally:
+        sd.pipe.scheduler = original
+
+
+def test_a_deterministic_step_is_replaced_and_said_so_or_refused(sd):
+    term = Tilt(brightness(sd), scale=2)
+    out = steer(sd.pipe, term, particles=2, seed=SEED)(**sd.call, **CALL)
+    assert "DDIMScheduler" in out.steering.settings["replaced_step"]
+    with pytest.raises(TapError, match="eta=1"):
+        steer(sd.pipe, term, particles=2, seed=SEED, stochastic=False)(**sd.call, **CALL)
+    kept = steer(sd.pipe, term, particles=2, seed=SEED, stochastic=False, resample=None)
+    assert kept(**sd.call, **CALL).steering.settings["replaced_step"] is None
+    eta = steer(sd.pipe, term, particles=2, seed=SEED, stochastic=False)
+    assert eta(**sd.call, **CALL, eta=1.0).steering.settings["replaced_step"] is None
+
+
+@pytest.mark.parametrize("scheduler", [PNDMScheduler, HeunDiscreteScheduler])
+def test_schedulers_with_more_calls_than_steps(scheduler, with_scheduler):
+    sd = with_scheduler(scheduler, skip_prk_steps=True)
+    plain = plain_call(sd)
+    out = steer(sd.pipe, particles=K, seed=SEED, select="all")(**sd.call, **CALL)
+    assert torch.equal(as_tensor(out), plain)
+    pools = []
+    watch = Watching(lambda step: pools.append(step.experts))
+    term = Tilt(brightness(sd), scale=1000)
+    out = steer(sd.pipe, term, watch, particles=3, seed=SEED)(**sd.call, **CALL)
+    assert scheduler.__name__ in out.steering.settings["replaced_step"]
+    assert any(rows is not None for rows in out.steering.rows)
+    assert len(pools) == len(out.steering.trace)
+    assert {round(e.b, 3) for pool in pools for e in pool} == {5.0, -4.0}
+
+
+def test_kdpm2_is_refused_where_its_step_had_to_be_replaced(with_scheduler):
+    sd = with_scheduler(KDPM2DiscreteScheduler, beta_end=0.2, num_train_timesteps=100)
+    with pytest.raises(TapError, match="EulerDiscreteScheduler.from_config"):
+        steer(sd.pipe, Tilt(brightness(sd), scale=2), particles=2, seed=1)(**sd.call, **CALL)
+    assert torch.equal(
+        as_tensor(steer(sd.pipe, particles=K, seed=SEED, select="all")(**sd.call, **CALL)),
+        plain_call(sd),
+    )
+
+
+def test_modified_guidance_is_refused_by_those_who_ask_for_experts_alone(sd):
+    call = {**sd.call, **CALL, "guidance_rescale": 0.7}
+    steer(sd.pipe, Tilt(brightness(sd), scale=2), particles=2, seed=1)(**call)
+    watch = Watching(lambda step: step.experts)
+    with pytest.raises(TapError, match="turn off guidance_rescale"):
+        steer(sd.pipe, watch, particles=2, seed=1)(**call)
+
+
+@pytest.mark.parametrize("name", ["sd", "ddpm"])
+def test_a_family_that_is_not_in_the_table_is_decoded_by_its_own_tail(name, monkeypatch):
+    tiny = shared(name)
+    steered = steer(tiny.pipe, Tilt(brightness(tiny), scale=100), particles=3, seed=SEED)
+    known = steered(**tiny.call, **CALL)
+    monkeypatch.setattr(fkdiff.taps.decode, "DECODERS", {})
+    unknown = steered(**tiny.call, **CALL)
+    assert torch.equal(as_tensor(unknown), as_tensor(known))
+    assert torch.equal(unknown.steering.log_w, known.steering.log_w)
+    assert torch.equal(unknown.steering.samples, known.steering.samples)
+
+
+def test_embeddings_and_latents_in_place_of_a_prompt(sd):
+    embeds = sd.pipe.encode_prompt("a cat", "cpu", 1, True)
+    call = {k: v for k, v in sd.call.items() if k != "prompt"}
+    call |= {"prompt_embeds": embeds[0], "negative_prompt_embeds": embeds[1]}
+    out = steer(sd.pipe, particles=K, seed=SEED, select="all")(**call, **CALL)
+    assert torch.equal(as_tensor(out), stock("sd"))
+    with pytest.raises(ValueError, match="latents must have 4 rows"):
+        steer(sd.pipe, seed=SEED)(**sd.call, **CALL, latents=torch.zeros(1, 4, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"particles": 0}, "particles must be at least 1"),
+        ({"micro_batch": 0}, "micro_batch must be at least 1"),
+        ({"select": "worst"}, "select must be one of best, sample, all"),
+    ],
+)
+def test_settings_out_of_range_are_refused(sd, settings, message):
+    with pytest.raises(ValueError, match=message):
+        steer(sd.pipe, **settings)
+
+
+def test_a_reward_that_reads_something_else_is_refused_before_the_run(sd):
+    reward = as_reward(lambda audio: audio.mean((1, 2)), name="loudness", inputs="audio")
+    with pytest.raises(TapError, match="yields pixels, but the reward 'loudness' reads audio"):
+        steer(sd.pipe, Tilt(reward), seed=1)(**sd.call, **CALL)
+    with pytest.raises(TypeError, match="wrap a reward"):
+        steer(sd.pipe, reward)

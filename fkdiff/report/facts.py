@@ -17,7 +17,7 @@ __all__ = ["about_image", "about_run", "ranked", "trace_rows"]
 
 def ranked(result: "Result") -> list[dict[str, Any]]:
     """One row for each final particle, prompts in turn, best first."""
-    rows = []
+    rows, ancestors = [], result.ancestors()
     for prompt, order in enumerate(result.order.tolist()):
         returned = result.selected[prompt].tolist()
         for slot in order:
@@ -26,6 +26,7 @@ def ranked(result: "Result") -> list[dict[str, Any]]:
                     "file": f"images/{len(rows):04d}.png",
                     "prompt": prompt,
                     "slot": slot,
+                    "ancestor": int(ancestors[prompt, slot]),
                     "returned": slot in returned,
                     "weight": float(result.weights[prompt, slot]),
                     "log_twist": float(result.log_twist[prompt, slot]),

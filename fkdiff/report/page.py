@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from fkdiff.report.facts import ranked
 from fkdiff.report.pictures import data_uri, has_pictures, inline, to_image
 from fkdiff.report.plots import course_svg
 from fkdiff.report.snippet import brief
@@ -117,9 +118,10 @@ def _section(
         title = "Plain: the pipeline as it is, the same seed"
         grids.append(_grid(plain, prompt, names, title, weighted=False))
     if has_pictures(result):
-        grids.append(_grid(result, prompt, names, "Steered", weighted=True))
+        title = "Steered" if result.settings.get("terms") else "Drawn"
+        grids.append(_grid(result, prompt, names, title, weighted=True))
     course = None
-    if result.trace:
+    if result.trace and result.log_w.any():  # otherwise nothing happened
         course = data_uri(course_svg(result, prompt).encode(), "image/svg+xml")
     return {
         "prompt": result.prompts[prompt] or f"prompt {prompt + 1}",
@@ -129,12 +131,12 @@ def _section(
         "log_z": float(result.log_z[prompt]),
         "resamplings": sum(bool(entry.resampled[prompt]) for entry in result.trace),
         "ancestors": len(result.ancestors()[prompt].unique()),
-        "rows": _rows(result, prompt),
+        "rows": [row for row in ranked(result) if row["prompt"] == prompt],
     }
 
 
 def _grid(result: "Result", prompt: int, names: list[str], title: str, weighted: bool) -> Grid:
-    order = _best_first(result, prompt, names)
+    order = result.order[prompt].tolist() if weighted else _by_reward(result, prompt, names)
     columns = _columns(len(order))
     width = min(320, (_PAGE_WIDTH - 10 * (columns - 1)) // columns)
     cards = tuple(_card(result, prompt, slot, names, width, weighted) for slot in order)
@@ -159,12 +161,13 @@ def _card(
     return Card(source, crisp, caption, words, bar if math.isfinite(bar) else 0.0, returned)
 
 
-def _best_first(result: "Result", prompt: int, names: list[str]) -> list[int]:
-    """Slots by log-twist, or by the reward where a run has no twist of its own."""
-    key = result.log_twist[prompt]
-    if not key.any() and names and names[-1] in result.rewards:
-        key = result.rewards[names[-1]][prompt]
-    return torch.argsort(key.nan_to_num(-math.inf), descending=True, stable=True).tolist()
+def _by_reward(result: "Result", prompt: int, names: list[str]) -> list[int]:
+    """Slots of a run without terms, best first by the reward that steers the other run."""
+    known = [name for name in names if name in result.rewards]
+    if not known:
+        return result.order[prompt].tolist()
+    key = result.rewards[known[-1]][prompt].nan_to_num(-math.inf)
+    return torch.argsort(key, descending=True, stable=True).tolist()
 
 
 def _columns(count: int) -> int:
@@ -188,21 +191,6 @@ def _means(result: "Result", prompt: int, names: list[str], weighted: bool) -> s
             best = number(float(values[prompt].max()))
             parts.append(f"{name}: best {best}, {kind} {number(float(mean))}")
     return " · ".join(parts)
-
-
-def _rows(result: "Result", prompt: int) -> list[dict[str, Any]]:
-    ancestors = result.ancestors()[prompt]
-    return [
-        {
-            "slot": slot,
-            "ancestor": int(ancestors[slot]),
-            "weight": float(result.weights[prompt, slot]),
-            "log_twist": float(result.log_twist[prompt, slot]),
-            "rewards": [float(values[prompt, slot]) for values in result.rewards.values()],
-            "returned": slot in result.selected[prompt].tolist(),
-        }
-        for slot in result.order[prompt].tolist()
-    ]
 
 
 def _facts(result: "Result", about: dict[str, Any]) -> dict[str, str]:

@@ -48,7 +48,7 @@ def course_svg(result: "Result", prompt: int) -> str:
             if entry.resampled[prompt]:
                 axis.axvline(entry.index + 1, color=COLOURS["mark"], linewidth=0.8, zorder=0)
     axes[-1].set_xlabel("transitions", loc="right")
-    axes[-1].set_xlim(0, max(len(result.trace), 1) + 0.6)
+    axes[-1].set_xlim(0, 1.02 * max(len(result.trace), 1))
     return _svg(figure)
 
 
@@ -75,8 +75,10 @@ def _draw_reward(axis: "Axes", result: "Result", prompt: int, name: str) -> None
     particles = values.shape[1]
     dots = axis.scatter(np.repeat(steps, particles), values.ravel(), s=9, linewidths=0)
     dots.set(color=COLOURS["one"], alpha=max(0.25, min(0.8, 6 / particles)))
-    axis.plot(steps, np.nanmax(values, axis=1), color=COLOURS["best"], linewidth=1.6)
-    axis.plot(steps, np.nanmean(values, axis=1), color=COLOURS["all"], linewidth=1.6)
+    marker = "o" if len(steps) == 1 else None  # one point makes no line
+    for line, colour in ((np.nanmax, "best"), (np.nanmean, "all")):
+        style = {"linewidth": 1.6, "marker": marker, "markersize": 4.5}
+        axis.plot(steps, line(values, axis=1), color=COLOURS[colour], **style)
     _label(axis, f"reward {name}")
     for y, word, colour in ((0.99, "best", "best"), (0.8, "mean", "all")):
         axis.text(

@@ -233,10 +233,11 @@ def _from_zoo(name: str, pretrained: str | None) -> _Found:
             "('ViT-B-32/openai'), 'hf-hub:owner/name', a folder with open_clip_config.json, or a "
             f"model of the zoo ({error})"
         ) from error
-    if not {"mean", "sd"} <= set(card):
+    stated = card.get("calibration", {})
+    if not {"mean", "sd"} <= set(stated):
         raise RewardError(f"the card of {name!r} states no mean and sd of its similarity")
     location = _alone(name, pretrained, _checked_folder(path))
-    return _Found(name, location, mean=card["mean"], sd=card["sd"])
+    return _Found(name, location, mean=stated["mean"], sd=stated["sd"])
 
 
 def _load(location: str, pretrained: str | None, device: torch.device) -> _Encoders:

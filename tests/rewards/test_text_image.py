@@ -147,7 +147,9 @@ def test_written_as_it_was_made(folder):
 
 def test_zoo_models_bring_their_constants(folder, monkeypatch):
     monkeypatch.setattr(zoo, "path", lambda name: folder, raising=False)
-    monkeypatch.setattr(zoo, "card", lambda name: {"mean": 0.25, "sd": 0.06}, raising=False)
+    monkeypatch.setattr(
+        zoo, "card", lambda name: {"calibration": {"mean": 0.25, "sd": 0.06}}, raising=False
+    )
     reward = text_image.emoji_clip()
     assert (reward.name, reward.mean, reward.sd) == ("emoji-clip", 0.25, 0.06)
     assert repr(reward) == "OpenCLIP('emoji-clip')"

@@ -120,6 +120,7 @@ class Steered:
                     f"terms must be terms such as Tilt(reward), got {type(term).__name__}; "
                     f"wrap a reward: Tilt(reward, scale=2)"
                 )
+        self._check_names()
         for name in ("scheduler", "progress_bar"):
             if not hasattr(self.pipe, name):
                 raise TapError(f"{type(self.pipe).__name__} has no {name}; it can't be steered")
@@ -197,10 +198,24 @@ class Steered:
             cost=run.cost,
         )
 
+    @property
+    def _rewards(self) -> list[Reward]:
+        steering = [t.reward for t in self.terms if hasattr(t, "reward")]  # pyright: ignore
+        return [*steering, *self.monitor]
+
+    def _check_names(self) -> None:
+        """Rewards are told apart by name in the record."""
+        named: dict[str, Reward] = {}
+        for reward in self._rewards:
+            if named.setdefault(reward.name, reward) is not reward:
+                raise ValueError(
+                    f"rewards must have different names, got {reward.name!r} twice; "
+                    f"name one: as_reward(fn, name=...)"
+                )
+
     def _check_inputs(self, tap: PipelineTap) -> None:
         """Refuse before the run what would fail at its first reward."""
-        rewards = [t.reward for t in self.terms if hasattr(t, "reward")]  # pyright: ignore
-        for reward in (*rewards, *self.monitor):
+        for reward in self._rewards:
             if reward.inputs not in ("latents", tap.inputs):
                 raise TapError(
                     f"{type(self.pipe).__name__} yields {tap.inputs}, but the reward "

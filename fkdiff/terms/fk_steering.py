@@ -54,7 +54,8 @@ class Tilt:
             all of it), "adaptive" to let the effective sample size choose, None for all of it.
         adaptive_ess: Share of the effective sample size that an adaptive step keeps, in (0, 1).
 
-    A reward of -inf is a hard constraint: an estimate that breaks it ends its particle.
+    A reward of -inf is a hard constraint on the final sample. An estimate that breaks it may still
+    recover, so on the way it counts as `exp(-3)` times the least of its prompt's other particles.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -127,7 +128,8 @@ class Tilt:
             return self._tilt(step), state
         if not (step.may_resample and self.steers):
             return twist, state
-        rho, share = self._scheduled(step, self._tilt(step), twist, state["share"].reshape(shape))
+        rho = _finite(self._tilt(step))
+        rho, share = self._scheduled(step, rho, twist, state["share"].reshape(shape))
         twist, running = self._accumulate(rho, twist, state["running"].reshape(shape))
         new = {"twist": twist, "running": running, "share": share}
         return twist, {name: value.flatten() for name, value in new.items()}
@@ -149,7 +151,7 @@ class Tilt:
             share = torch.full_like(rho, float(self.schedule(step.progress)))
         else:
             return rho, share
-        return torch.where(share == 0, 0.0, share * rho), share
+        return share * rho, share
 
     def _accumulate(self, rho: Tensor, twist: Tensor, running: Tensor) -> tuple[Tensor, Tensor]:
         if self.potential == "difference":
@@ -161,3 +163,11 @@ class Tilt:
         else:
             running = rho + torch.where(running == -math.inf, 0.0, running)
         return twist + running, running
+
+
+def _finite(rho: Tensor) -> Tensor:
+    """Only the last twist may end a particle: before it, -inf is 3 below the prompt's least."""
+    broken = rho == -math.inf
+    least = torch.where(broken, math.inf, rho).amin(dim=1, keepdim=True)
+    least = torch.where(least == math.inf, 0.0, least)
+    return torch.where(broken, least - 3, rho)

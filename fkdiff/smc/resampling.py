@@ -8,9 +8,10 @@ $E[\mathrm{counts}] = K W$, and none ever chooses a particle of weight zero.
 generator p alone, so that its result doesn't depend on the other prompts), or None.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,17 @@ __all__ = [
     "stratified",
     "systematic",
 ]
+
+MARGIN = 5.0
+"""Standard deviations by which Poisson counts stay below the number of draws they stand for."""
+
+HEAVY = 4.0
+"""Poisson rate above which counts aren't drawn by inversion."""
+
+BLOCK = 2**18
+"""Particles whose counts are drawn together."""
+
+TINY = torch.finfo(torch.float64).tiny
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -77,13 +89,11 @@ def stratified(weights: Tensor, generator: Generators = None) -> Tensor:
         tensor([[2, 0, 2, 0]])
     """
     particles = weights.shape[1]
-    u = _uniform(len(weights), particles + 1, generator)
     position = _cumulative(weights).mul_(particles)
-    reached = torch.empty_like(position, dtype=torch.int64)
-    for block, result in _blocks(position, reached):
-        stratum = block.long()
-        torch.add(stratum, u.gather(1, stratum) < block.frac_(), out=result)
-    return _offspring(reached)
+    stratum = position.long()
+    u = _uniform(len(weights), particles + 1, generator).gather(1, stratum)
+    stratum += u < position.frac_()
+    return _offspring(stratum)
 
 
 def systematic(weights: Tensor, generator: Generators = None) -> Tensor:
@@ -136,7 +146,7 @@ def residual(weights: Tensor, generator: Generators = None) -> Tensor:
     expected = _expected(weights)
     counts = expected.long()
     draws = weights.shape[1] - counts.sum(1, keepdim=True)
-    return counts + _draw(expected - counts, draws, generator)
+    return counts.add_(_draw(expected.sub_(counts), draws, generator))
 
 
 def ssp(weights: Tensor, generator: Generators = None) -> Tensor:
@@ -166,23 +176,25 @@ def ssp(weights: Tensor, generator: Generators = None) -> Tensor:
     """
     expected = _expected(weights)
     counts = expected.long()
-    part = expected.sub_(counts)
-    owner = torch.arange(weights.shape[1]).expand_as(counts)
-    u = _uniform(len(weights), max(weights.shape[1] - 1, 1), generator)
-    while part.shape[1] > 1:
-        pairs = part.shape[1] // 2
-        odd = slice(2 * pairs, None)
-        first, second = part[:, 0 : 2 * pairs : 2], part[:, 1 : 2 * pairs : 2]
+    u = _uniform(len(weights), weights.shape[1], generator).t().contiguous()
+    part, duels = expected.sub_(counts).t().contiguous(), []
+    while len(part) > 1:
+        pairs = len(part) // 2
+        first, second, rest = part.split([pairs, pairs, len(part) - 2 * pairs])
         total = first + second
         up = total >= 1  # one of the two goes up to 1, else one goes down to 0
-        room = torch.where(up, 2 - total, total)
-        first_carries = u[:, :pairs] * room < torch.where(up, 1 - first, first)
-        u = u[:, pairs:]
-        left, right = owner[:, 0 : 2 * pairs : 2], owner[:, 1 : 2 * pairs : 2]
-        counts.scatter_add_(1, torch.where(first_carries, right, left), up.long())
-        owner = torch.cat([torch.where(first_carries, left, right), owner[:, odd]], 1)
-        part = torch.cat([total.sub_(up.to(total)), part[:, odd]], 1)
-    return counts.scatter_add_(1, owner, part.round().long())  # what is left is 0 or 1
+        settled = up.to(total)
+        room = torch.add(total, settled, alpha=-2).abs_()  # 2 - total, else total
+        first_carries = room.mul_(u[:pairs]) < (first - settled).abs_()  # 1 - first, else first
+        duels.append((up, first_carries))
+        part, u = torch.cat([total.sub_(settled), rest]), u[pairs:]
+    one = part > 0.5  # what is left is 0 or 1, but for rounding
+    for up, first_carries in reversed(duels):
+        carried, rest = one.split([len(up), len(one) - len(up)])
+        differ = carried ^ up
+        first = up ^ (first_carries & differ)
+        one = torch.cat([first, first ^ differ, rest])
+    return counts + one.t()
 
 
 def birth_death(weights: Tensor, generator: Generators = None) -> Tensor:
@@ -267,33 +279,32 @@ def ancestors(counts: Tensor) -> Tensor:
         >>> ancestors(torch.tensor([[0, 1, 2], [3, 0, 0]]))
         tensor([2, 1, 2, 3, 3, 3])
     """
-    flat = counts.flatten()
+    flat = counts.reshape(-1)
+    dead = (flat == 0).nonzero().squeeze(1)
+    # As torch.repeat_interleave, in half the time: each particle as often as it has copies.
+    ends = (flat - 1).clamp_(min=0).cumsum_(0)
+    copies = ends.bincount(minlength=len(dead) + 1)[:-1].cumsum_(0)
     # Prompt by prompt there are as many dead slots as extra copies: none crosses to another.
-    dead, copies = _repeat(flat == 0), _repeat((flat - 1).clamp_(min=0))
     return torch.arange(len(flat)).scatter_(0, dead, copies)
 
 
-def _repeat(times: Tensor) -> Tensor:
-    """Each index `times` times, as `torch.repeat_interleave` does in twice the time."""
-    ends = times.cumsum(0)
-    return ends.bincount(minlength=1 + int(ends[-1]))[:-1].cumsum(0)
+def _streams(rows: int, generator: Generators) -> list[tuple[slice, torch.Generator | None]]:
+    """Rows and the generator that they draw from."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return [(slice(rows), generator)]
+    return [(slice(row, row + 1), own) for row, own in enumerate(generator)]
 
 
 def _uniform(rows: int, columns: int, generator: Generators) -> Tensor:
     """Uniform numbers in [0, 1), shape (rows, columns), float64."""
-    if generator is None or isinstance(generator, torch.Generator):
-        return torch.rand(rows, columns, generator=generator, dtype=torch.float64)
-    return torch.stack([torch.rand(columns, generator=g, dtype=torch.float64) for g in generator])
-
-
-def _bits(rows: int, columns: int, generator: Generators) -> Tensor:
-    """Uniform integers of 63 bits, shape (rows, columns), int64."""
-    bits = torch.empty(rows, columns, dtype=torch.int64)
-    if generator is None or isinstance(generator, torch.Generator):
-        return bits.random_(generator=generator)
-    for row, own in zip(bits, generator, strict=True):
-        row.random_(generator=own)
-    return bits
+    u = torch.empty(rows, columns, dtype=torch.float64)
+    for part, own in _streams(rows, generator):
+        if u[part].numel() < 2**16:
+            u[part].uniform_(generator=own)
+        else:  # numpy draws as many in less than half the time
+            seed = int(torch.empty((), dtype=torch.int64).random_(generator=own))
+            np.random.Generator(np.random.SFC64(seed)).random(out=u[part].numpy())
+    return u
 
 
 def _expected(weights: Tensor) -> Tensor:
@@ -304,7 +315,7 @@ def _expected(weights: Tensor) -> Tensor:
 def _cumulative(weights: Tensor) -> Tensor:
     """Cumulative weights that end at exactly 1; a zero weight repeats its neighbour's bits."""
     total = weights.cumsum(1)
-    return total.div_(total[:, -1:].clone().clamp_(min=torch.finfo(total.dtype).tiny))
+    return total.div_(total[:, -1:].clone().clamp_(min=TINY))
 
 
 def _offspring(reached: Tensor) -> Tensor:
@@ -315,64 +326,61 @@ def _offspring(reached: Tensor) -> Tensor:
     return counts
 
 
-def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Columns of tensors in turn: fresh memory for large temporaries costs more than sums."""
-    width = max(1, 2**17 // len(tensors[0]))
-    return zip(*(tensor.split(width, 1) for tensor in tensors), strict=True)
-
-
 def _draw(weights: Tensor, draws: Tensor, generator: Generators) -> Tensor:
     """Counts of `draws` (P, 1) independent draws in proportion to weights (P, K).
 
-    Neither sorts nor searches. Draws fall into equal strata of [0, 1]; those below a cumulative
-    weight are the draws of all lower strata and, looked at one by one, some of its own stratum.
+    Independent Poisson counts are multinomial given their sum. Their rates sum to a little less
+    than `draws`, and the draws that are missing follow one by one: nothing is sorted, and few
+    are searched for.
     """
-    shared = generator is None or isinstance(generator, torch.Generator)
-    most = max(1, int(draws.max())) if shared else weights.shape[1]
-    before, u = _strata(draws, most, generator)
-    edge = _cumulative(weights).mul_(before.shape[1] - 2)
-    reached = torch.empty_like(edge, dtype=torch.int64)
-    for block, result in _blocks(edge, reached):
-        result.copy_(_below(block, before, u))
-    return _offspring(reached)
+    sure = (draws - MARGIN * draws.sqrt()).clamp_(min=0)
+    counts = _poisson(weights * (sure / weights.sum(1, keepdim=True).clamp_(min=TINY)), generator)
+    missing = draws - counts.sum(1, keepdim=True)
+    for row in (missing < 0).any(1).nonzero().flatten().tolist():  # one in three million
+        own = generator[row : row + 1] if isinstance(generator, Sequence) else generator
+        counts[row] = _draw(weights[row : row + 1], draws[row : row + 1], own)
+        missing[row] = 0
+    most = weights.shape[1] if isinstance(generator, Sequence) else int(missing.max())
+    u = _uniform(len(weights), most, generator)
+    chosen = torch.searchsorted(_cumulative(weights), u, right=True)
+    one = (torch.arange(most) < missing).long()
+    return counts.scatter_add_(1, chosen.clamp_(max=weights.shape[1] - 1), one)
 
 
-def _strata(draws: Tensor, most: int, generator: Generators) -> tuple[Tensor, Tensor]:
-    """Uniform draws in [0, 1): how many before each of S strata, and their places within.
+def _poisson(rate: Tensor, generator: Generators) -> Tensor:
+    """Independent Poisson counts, shape (P, K), int64.
 
-    Of 63 random bits the low ones choose the stratum, the others the place.
-
-    Returns:
-        Draws in the strata before each, shape (P, S + 2), the last with those that a row doesn't
-        draw; and uniform numbers in the order of the strata, shape (P, most + 1).
+    By inversion: a count is how many terms of its law's sum a uniform number exceeds. Heavy
+    rates, which would take many terms, go to torch's own sampler.
     """
-    power = (most - 1).bit_length()
-    bits = _bits(len(draws), most, generator)
-    u = torch.empty(len(draws), most + 1, dtype=torch.float64)
-    u[:, most] = 1  # looked at after the last draw
-    for block, place in _blocks(bits, u[:, :most]):
-        torch.mul(block >> power, 2.0 ** (power - 63), out=place)
-    bits &= 2**power - 1
-    if bool((draws < most).any()):
-        bits.masked_fill_(torch.arange(most) >= draws, 2**power)
-    bits += 1 + (2**power + 2) * torch.arange(len(draws))[:, None]
-    before = bits.flatten().bincount(minlength=len(draws) * (2**power + 2)).view(len(draws), -1)
-    return before.cumsum_(1), u
+    left = _uniform(rate.shape[0], rate.shape[1], generator)
+    # In blocks, and counts in the place of what is left: fresh memory for large temporaries
+    # costs more than the arithmetic.
+    counts = left.view(torch.int64)
+    flat = counts.view(-1), left.view(-1), rate.view(-1)
+    blocks = zip(*(tensor.split(BLOCK) for tensor in flat), strict=True)
+    tails = [_two_terms(number * BLOCK, *block) for number, block in enumerate(blocks)]
+    todo, left, term, light = (torch.cat(tail) for tail in zip(*tails, strict=True))
+    for k in range(2, 64):  # no law of rate 4 has more, in double precision
+        more = (left.sub_(term.mul_(light).div_(k)) >= 0).nonzero().squeeze(1)
+        todo, left, term, light = (t.gather(0, more) for t in (todo, left, term, light))
+        flat[0].index_add_(0, todo, torch.ones_like(todo))
+        if not len(todo):
+            break
+    heavy = rate > HEAVY
+    for part, own in _streams(len(rate), generator):
+        drawn = torch.poisson(rate[part][heavy[part]], generator=own)
+        counts[part].masked_scatter_(heavy[part], drawn.long())
+    return counts
 
 
-def _below(edge: Tensor, before: Tensor, u: Tensor) -> Tensor:
-    """Number of draws below each edge (P, k), a cumulative weight times S; see `_strata`."""
-    stratum = edge.long()
-    part = edge.frac()
-    reached = before.gather(1, stratum)
-    left = before.gather(1, stratum.add_(1)).sub_(reached)
-    hit = (u.gather(1, reached) < part) & (left > 0)
-    todo = _repeat((left > 1).flatten())
-    place = reached.flatten().gather(0, todo) + u.shape[1] * (todo // edge.shape[1])
-    part, left, u = part.flatten().gather(0, todo), left.flatten().gather(0, todo), u.view(-1)
-    count = reached.add_(hit).view(-1)
-    while len(todo):
-        count.scatter_add_(0, todo, (u.gather(0, place.add_(1)) < part).long())
-        more = _repeat(left.sub_(1) > 1)
-        todo, place, part, left = (t.gather(0, more) for t in (todo, place, part, left))
-    return reached
+def _two_terms(start: int, counts: Tensor, left: Tensor, rate: Tensor) -> tuple[Tensor, ...]:
+    """Write counts up to 2; what goes on: its places, what is left, the last term, the rate."""
+    rate = rate.masked_fill(rate > HEAVY, 0)
+    term = rate.neg().exp_()
+    some = left.sub_(term) >= 0
+    more = left.sub_(term.mul_(rate)) >= 0
+    todo = more.nonzero().squeeze(1)
+    tail = todo + start, left.gather(0, todo), term.gather(0, todo), rate.gather(0, todo)
+    counts.copy_(some).add_(more)  # last: they may lie where `left` was
+    return tail

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from fkdiff.smc import SCHEMES, ancestors
+from fkdiff.smc import SCHEMES, ancestors, resampling
 from tests.exact import assert_mean
 
 UNBIASED = [name for name in SCHEMES if name != "beam"]
@@ -93,6 +93,37 @@ def test_beam_keeps_the_best_and_is_biased():
         assert_mean(counts.double().expand(100, -1), 8 * weights)
 
 
+def test_wide_rows_in_blocks(monkeypatch):
+    log_w = torch.randn(1, 2**17 + 5, generator=seeded(0), dtype=torch.float64)
+    log_w[0, ::3] = -torch.inf
+    for name in ("multinomial", "residual", "stratified"):
+        weights = log_w.softmax(1)
+        counts = SCHEMES[name](weights, seeded(1))
+        assert torch.equal(counts, SCHEMES[name](weights, seeded(1))), name
+        assert counts.sum() == len(log_w[0]) and not counts[0, ::3].any(), name
+        monkeypatch.setattr(resampling, "BLOCK", 1000)
+        assert torch.equal(counts, SCHEMES[name](weights, seeded(1))), name
+        tenth = counts[0].double().split(13_108)
+        expected = (len(log_w[0]) * weights[0]).split(13_108)
+        z = [(c.sum() - e.sum()) / e.sum().sqrt() for c, e in zip(tenth, expected, strict=True)]
+        assert max(abs(score) for score in z) < 4.5, name
+
+
+@pytest.mark.parametrize("margin", [0.0, 1.0, 5.0])
+def test_draws_beside_the_poisson_counts(margin, monkeypatch):
+    # Without a margin, every other row is drawn once more.
+    monkeypatch.setattr(resampling, "MARGIN", margin)
+    log_w = torch.cat([torch.linspace(-2, 1, 99), torch.tensor([4.0])]).double()
+    weights = log_w.softmax(0).expand(4000, -1)
+    counts = SCHEMES["multinomial"](weights, seeded(6)).double()
+    assert (counts.sum(1) == 100).all()
+    assert_mean(counts, 100 * weights[0])
+    variance = 100 * weights[0] * (1 - weights[0])
+    assert_mean((counts - 100 * weights[0]).square(), variance)
+    first, last = (counts - 100 * weights[0])[:, [98, 99]].unbind(1)
+    assert_mean(first * last, -100 * weights[0, 98] * weights[0, 99])
+
+
 @pytest.mark.parametrize("name", ["multinomial", "residual"])
 def test_draws_follow_the_multinomial_law(name):
     # Of two particles that expect half an offspring each, both variances are known.
@@ -115,26 +146,20 @@ def test_the_float32_cumsum_trap(name):
     assert not counts[:, [0, -1]].any()
 
 
-class Extreme:
-    """Stands in for torch.rand: every draw is the same number."""
-
-    def __init__(self, value: float) -> None:
-        self.value = value
-
-    def __call__(self, *shape, generator=None, dtype=None):
-        return torch.full(shape, self.value, dtype=dtype)
-
-
 @pytest.mark.parametrize("u", [0.0, 5e-17, 1 - 2**-53])
+@pytest.mark.parametrize("phase", [0, 5, 36])
 @pytest.mark.parametrize("name", SCHEMES)
-def test_extreme_uniforms(name, u, monkeypatch):
+def test_extreme_uniforms(name, phase, u, monkeypatch):
     log_w = torch.randn(200, 37, generator=seeded(0), dtype=torch.float64)
     log_w[:, [0, 5, -1]] = -torch.inf
-    weights = log_w.softmax(1)
-    monkeypatch.setattr(torch, "rand", Extreme(u))
-    bits = int(u * 2**63)
-    monkeypatch.setattr(torch.Tensor, "random_", lambda self, generator: self.fill_(bits))
-    counts = SCHEMES[name](weights)
+    plain = torch.Tensor.uniform_
+
+    def extreme(tensor, generator=None):
+        plain(tensor, generator=generator)[:, phase : phase + 1] = u
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "uniform_", extreme)
+    counts = SCHEMES[name](log_w.softmax(1), seeded(7))
     assert (counts.sum(1) == 37).all() and (counts >= 0).all()
     assert not counts[:, [0, 5, -1]].any()
 

@@ -64,7 +64,7 @@ def run(cloud: Cloud) -> torch.Tensor:
 
 
 def repetitions(particles: int) -> int:
-    return 12_800 // particles
+    return 9600 // particles
 
 
 @pytest.mark.parametrize("trigger", TRIGGERS)

@@ -1,9 +1,9 @@
 """Sequential Monte Carlo in pure torch: a weighted cloud, resampling schemes, triggers."""
 
 from fkdiff.smc.cloud import Cloud, Rows
+from fkdiff.smc.draws import Generators
 from fkdiff.smc.resampling import (
     SCHEMES,
-    Generators,
     ancestors,
     beam,
     birth_death,

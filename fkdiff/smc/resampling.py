@@ -8,12 +8,13 @@ $E[\mathrm{counts}] = K W$, and none ever chooses a particle of weight zero.
 generator p alone, so that its result doesn't depend on the other prompts), or None.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from fkdiff.smc.draws import Generators, cumulative, draw, uniform
 
 __all__ = [
     "SCHEMES",
@@ -27,19 +28,6 @@ __all__ = [
     "stratified",
     "systematic",
 ]
-
-MARGIN = 5.0
-"""Standard deviations by which Poisson counts stay below the number of draws they stand for."""
-
-HEAVY = 4.0
-"""Poisson rate above which counts aren't drawn by inversion."""
-
-BLOCK = 2**18
-"""Particles whose counts are drawn together."""
-
-TINY = torch.finfo(torch.float64).tiny
-
-Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 def multinomial(weights: Tensor, generator: Generators = None) -> Tensor:
@@ -63,7 +51,7 @@ def multinomial(weights: Tensor, generator: Generators = None) -> Tensor:
         tensor([[0, 3, 0]])
     """
     draws = torch.full((len(weights), 1), weights.shape[1])
-    return _draw(weights, draws, generator)
+    return draw(weights, draws, generator)
 
 
 def stratified(weights: Tensor, generator: Generators = None) -> Tensor:
@@ -89,9 +77,9 @@ def stratified(weights: Tensor, generator: Generators = None) -> Tensor:
         tensor([[2, 0, 2, 0]])
     """
     particles = weights.shape[1]
-    position = _cumulative(weights).mul_(particles)
+    position = cumulative(weights).mul_(particles)
     stratum = position.long()
-    u = _uniform(len(weights), particles + 1, generator).gather(1, stratum)
+    u = uniform(len(weights), particles + 1, generator).gather(1, stratum)
     stratum += u < position.frac_()
     return _offspring(stratum)
 
@@ -117,9 +105,9 @@ def systematic(weights: Tensor, generator: Generators = None) -> Tensor:
         tensor([[1, 1, 2, 0]])
     """
     particles = weights.shape[1]
-    u = _uniform(len(weights), 1, generator)
+    u = uniform(len(weights), 1, generator)
     # A sum of K and u may round up to K + 1.
-    reached = _cumulative(weights).mul_(particles).add_(u).long().clamp_(max=particles)
+    reached = cumulative(weights).mul_(particles).add_(u).long().clamp_(max=particles)
     return _offspring(reached)
 
 
@@ -146,7 +134,7 @@ def residual(weights: Tensor, generator: Generators = None) -> Tensor:
     expected = _expected(weights)
     counts = expected.long()
     draws = weights.shape[1] - counts.sum(1, keepdim=True)
-    return counts.add_(_draw(expected.sub_(counts), draws, generator))
+    return counts.add_(draw(expected.sub_(counts), draws, generator))
 
 
 def ssp(weights: Tensor, generator: Generators = None) -> Tensor:
@@ -176,7 +164,7 @@ def ssp(weights: Tensor, generator: Generators = None) -> Tensor:
     """
     expected = _expected(weights)
     counts = expected.long()
-    u = _uniform(len(weights), weights.shape[1], generator).t().contiguous()
+    u = uniform(len(weights), weights.shape[1], generator).t().contiguous()
     part, duels = expected.sub_(counts).t().contiguous(), []
     while len(part) > 1:
         pairs = len(part) // 2
@@ -222,10 +210,10 @@ def birth_death(weights: Tensor, generator: Generators = None) -> Tensor:
     expected = _expected(weights)
     surplus = (expected - 1).clamp_(min=0)
     none_can_replace = surplus.sum(1, keepdim=True) == 0  # equal weights, up to rounding
-    u = _uniform(len(weights), weights.shape[1], generator)
+    u = uniform(len(weights), weights.shape[1], generator)
     alive = (u < expected) | none_can_replace
     deaths = weights.shape[1] - alive.sum(1, keepdim=True)
-    return alive + _draw(surplus, deaths, generator)
+    return alive + draw(surplus, deaths, generator)
 
 
 def beam(weights: Tensor, generator: Generators = None) -> Tensor:
@@ -288,34 +276,9 @@ def ancestors(counts: Tensor) -> Tensor:
     return torch.arange(len(flat)).scatter_(0, dead, copies)
 
 
-def _streams(rows: int, generator: Generators) -> list[tuple[slice, torch.Generator | None]]:
-    """Rows and the generator that they draw from."""
-    if generator is None or isinstance(generator, torch.Generator):
-        return [(slice(rows), generator)]
-    return [(slice(row, row + 1), own) for row, own in enumerate(generator)]
-
-
-def _uniform(rows: int, columns: int, generator: Generators) -> Tensor:
-    """Uniform numbers in [0, 1), shape (rows, columns), float64."""
-    u = torch.empty(rows, columns, dtype=torch.float64)
-    for part, own in _streams(rows, generator):
-        if u[part].numel() < 2**16:
-            u[part].uniform_(generator=own)
-        else:  # numpy draws as many in less than half the time
-            seed = int(torch.empty((), dtype=torch.int64).random_(generator=own))
-            np.random.Generator(np.random.SFC64(seed)).random(out=u[part].numpy())
-    return u
-
-
 def _expected(weights: Tensor) -> Tensor:
     """Expected offspring K W, a hair too large: in floating point, 49 times 1/49 is below 1."""
     return weights * (weights.shape[1] * (1 + 1e-12) / weights.sum(1, keepdim=True))
-
-
-def _cumulative(weights: Tensor) -> Tensor:
-    """Cumulative weights that end at exactly 1; a zero weight repeats its neighbour's bits."""
-    total = weights.cumsum(1)
-    return total.div_(total[:, -1:].clone().clamp_(min=TINY))
 
 
 def _offspring(reached: Tensor) -> Tensor:
@@ -324,63 +287,3 @@ def _offspring(reached: Tensor) -> Tensor:
     counts[:, 0] = reached[:, 0]
     torch.sub(reached[:, 1:], reached[:, :-1], out=counts[:, 1:])
     return counts
-
-
-def _draw(weights: Tensor, draws: Tensor, generator: Generators) -> Tensor:
-    """Counts of `draws` (P, 1) independent draws in proportion to weights (P, K).
-
-    Independent Poisson counts are multinomial given their sum. Their rates sum to a little less
-    than `draws`, and the draws that are missing follow one by one: nothing is sorted, and few
-    are searched for.
-    """
-    sure = (draws - MARGIN * draws.sqrt()).clamp_(min=0)
-    counts = _poisson(weights * (sure / weights.sum(1, keepdim=True).clamp_(min=TINY)), generator)
-    missing = draws - counts.sum(1, keepdim=True)
-    for row in (missing < 0).any(1).nonzero().flatten().tolist():  # one in three million
-        own = generator[row : row + 1] if isinstance(generator, Sequence) else generator
-        counts[row] = _draw(weights[row : row + 1], draws[row : row + 1], own)
-        missing[row] = 0
-    most = weights.shape[1] if isinstance(generator, Sequence) else int(missing.max())
-    u = _uniform(len(weights), most, generator)
-    chosen = torch.searchsorted(_cumulative(weights), u, right=True)
-    one = (torch.arange(most) < missing).long()
-    return counts.scatter_add_(1, chosen.clamp_(max=weights.shape[1] - 1), one)
-
-
-def _poisson(rate: Tensor, generator: Generators) -> Tensor:
-    """Independent Poisson counts, shape (P, K), int64.
-
-    By inversion: a count is how many terms of its law's sum a uniform number exceeds. Heavy
-    rates, which would take many terms, go to torch's own sampler.
-    """
-    left = _uniform(rate.shape[0], rate.shape[1], generator)
-    # In blocks, and counts in the place of what is left: fresh memory for large temporaries
-    # costs more than the arithmetic.
-    counts = left.view(torch.int64)
-    flat = counts.view(-1), left.view(-1), rate.view(-1)
-    blocks = zip(*(tensor.split(BLOCK) for tensor in flat), strict=True)
-    tails = [_two_terms(number * BLOCK, *block) for number, block in enumerate(blocks)]
-    todo, left, term, light = (torch.cat(tail) for tail in zip(*tails, strict=True))
-    for k in range(2, 64):  # no law of rate 4 has more, in double precision
-        more = (left.sub_(term.mul_(light).div_(k)) >= 0).nonzero().squeeze(1)
-        todo, left, term, light = (t.gather(0, more) for t in (todo, left, term, light))
-        flat[0].index_add_(0, todo, torch.ones_like(todo))
-        if not len(todo):
-            break
-    heavy = rate > HEAVY
-    for part, own in _streams(len(rate), generator):
-        drawn = torch.poisson(rate[part][heavy[part]], generator=own)
-        counts[part].masked_scatter_(heavy[part], drawn.long())
-    return counts
-
-
-def _two_terms(start: int, counts: Tensor, left: Tensor, rate: Tensor) -> tuple[Tensor, ...]:
-    """Write counts up to 2; what goes on: its places, what is left, the last term, the rate."""
-    rate = rate.masked_fill(rate > HEAVY, 0)
-    term = rate.neg().exp_()
-    some = left.sub_(term) >= 0
-    more = left.sub_(term.mul_(rate)) >= 0
-    todo = more.nonzero().squeeze(1)
-    tail = todo + start, left.gather(0, todo), term.gather(0, todo), rate.gather(0, todo)
-    counts.copy_(some).add_(more)  # last: they may lie where `left` was
-    return tail

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from fkdiff.smc import SCHEMES, ancestors, resampling
+from fkdiff.smc import SCHEMES, ancestors, draws
 from tests.exact import assert_mean
 
 UNBIASED = [name for name in SCHEMES if name != "beam"]
@@ -101,7 +101,7 @@ def test_wide_rows_in_blocks(monkeypatch):
         counts = SCHEMES[name](weights, seeded(1))
         assert torch.equal(counts, SCHEMES[name](weights, seeded(1))), name
         assert counts.sum() == len(log_w[0]) and not counts[0, ::3].any(), name
-        monkeypatch.setattr(resampling, "BLOCK", 1000)
+        monkeypatch.setattr(draws, "BLOCK", 1000)
         assert torch.equal(counts, SCHEMES[name](weights, seeded(1))), name
         tenth = counts[0].double().split(13_108)
         expected = (len(log_w[0]) * weights[0]).split(13_108)
@@ -112,7 +112,7 @@ def test_wide_rows_in_blocks(monkeypatch):
 @pytest.mark.parametrize("margin", [0.0, 1.0, 5.0])
 def test_draws_beside_the_poisson_counts(margin, monkeypatch):
     # Without a margin, every other row is drawn once more.
-    monkeypatch.setattr(resampling, "MARGIN", margin)
+    monkeypatch.setattr(draws, "MARGIN", margin)
     log_w = torch.cat([torch.linspace(-2, 1, 99), torch.tensor([4.0])]).double()
     weights = log_w.softmax(0).expand(4000, -1)
     counts = SCHEMES["multinomial"](weights, seeded(6)).double()

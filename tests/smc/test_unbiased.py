@@ -64,7 +64,7 @@ def run(cloud: Cloud) -> torch.Tensor:
 
 
 def repetitions(particles: int) -> int:
-    return 9600 // particles
+    return 8000 // particles
 
 
 @pytest.mark.parametrize("trigger", TRIGGERS)

@@ -35,7 +35,9 @@ EXCEPTIONS = {("result", "report")}
 
 def parts() -> set[str]:
     """Subpackages and modules of fkdiff, by name."""
-    found = {p.stem if p.suffix else p.name for p in PACKAGE.iterdir() if not p.name.startswith("__")}
+    found = {
+        p.stem if p.suffix else p.name for p in PACKAGE.iterdir() if not p.name.startswith("__")
+    }
     return {name for name in found if name not in ("py", "py.typed")}
 
 

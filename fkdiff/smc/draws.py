@@ -11,10 +11,10 @@ __all__ = ["Generators", "cumulative", "draw", "uniform"]
 MARGIN = 5.0
 """Standard deviations by which Poisson counts stay below the number of draws they stand for."""
 
-HEAVY = 4.0
+HEAVY = 8.0
 """Poisson rate above which counts aren't drawn by inversion."""
 
-BLOCK = 2**18
+BLOCK = 2**19
 """Particles whose counts are drawn together."""
 
 TINY = torch.finfo(torch.float64).tiny
@@ -105,22 +105,26 @@ def _poisson(rate: Tensor, generator: Generators) -> Tensor:
     blocks = zip(*(tensor.split(BLOCK) for tensor in flat), strict=True)
     tails = [_two_terms(number * BLOCK, *block) for number, block in enumerate(blocks)]
     todo, left, term, light = (torch.cat(tail) for tail in zip(*tails, strict=True))
-    for k in range(2, 64):  # no law of rate 4 has more, in double precision
-        more = (left.sub_(term.mul_(light).div_(k)) >= 0).nonzero().squeeze(1)
-        todo, left, term, light = (t.gather(0, more) for t in (todo, left, term, light))
-        flat[0].index_add_(0, todo, torch.ones_like(todo))
-        if not len(todo):
-            break
+    left.masked_fill_(light > HEAVY, -1)  # counted below
+    for k in range(2, 64):  # no law of rate 8 has more, in double precision
+        more = left.sub_(term.mul_(light).div_(k)) >= 0
+        flat[0].index_add_(0, todo, more.long())
+        if k % 4 == 0:
+            more = more.nonzero().squeeze(1)
+            todo, left, term, light = (t.gather(0, more) for t in (todo, left, term, light))
+            if not len(todo):
+                break
     heavy = rate > HEAVY
-    for part, own in _streams(len(rate), generator):
-        drawn = torch.poisson(rate[part][heavy[part]], generator=own)
-        counts[part].masked_scatter_(heavy[part], drawn.long())
+    if bool(heavy.any()):
+        for part, own in _streams(len(rate), generator):
+            todo = heavy[part].view(-1).nonzero().squeeze(1)
+            drawn = torch.poisson(rate[part].view(-1).gather(0, todo), generator=own)
+            counts[part].view(-1).scatter_(0, todo, drawn.long())
     return counts
 
 
 def _two_terms(start: int, counts: Tensor, left: Tensor, rate: Tensor) -> tuple[Tensor, ...]:
     """Write counts up to 2; what goes on: its places, what is left, the last term, the rate."""
-    rate = rate.masked_fill(rate > HEAVY, 0)
     term = rate.neg().exp_()
     some = left.sub_(term) >= 0
     more = left.sub_(term.mul_(rate)) >= 0

@@ -252,13 +252,14 @@ SCHEMES: Mapping[str, Callable[[Tensor, Generators], Tensor]] = MappingProxyType
 )
 
 
-def ancestors(counts: Tensor) -> Tensor:
+def ancestors(counts: Tensor, *, in_slots: bool = True) -> Tensor:
     """Parent row of every slot, with survivors kept in their own slots.
 
     The slots of particles without offspring, in order, take the extra copies of the others.
 
     Arguments:
         counts: Offspring counts, shape (P, K), int64, rows that sum to K.
+        in_slots: Keep survivors in their slots; otherwise all parents in ascending order.
 
     Returns:
         Global prompt-major rows, shape (P K,), int64.
@@ -266,14 +267,21 @@ def ancestors(counts: Tensor) -> Tensor:
     Example:
         >>> ancestors(torch.tensor([[0, 1, 2], [3, 0, 0]]))
         tensor([2, 1, 2, 3, 3, 3])
+        >>> ancestors(torch.tensor([[0, 1, 2], [3, 0, 0]]), in_slots=False)
+        tensor([1, 2, 2, 3, 3, 3])
     """
     flat = counts.reshape(-1)
-    dead = (flat == 0).nonzero().squeeze(1)
-    # As torch.repeat_interleave, in half the time: each particle as often as it has copies.
-    ends = (flat - 1).clamp_(min=0).cumsum_(0)
-    copies = ends.bincount(minlength=len(dead) + 1)[:-1].cumsum_(0)
+    if not in_slots:
+        return _repeat(flat)
     # Prompt by prompt there are as many dead slots as extra copies: none crosses to another.
+    dead, copies = _repeat(flat == 0), _repeat((flat - 1).clamp_(min=0))
     return torch.arange(len(flat)).scatter_(0, dead, copies)
+
+
+def _repeat(times: Tensor) -> Tensor:
+    """Each index `times` times, as `torch.repeat_interleave` but in half the time."""
+    ends = times.cumsum(0)
+    return ends.bincount(minlength=1 + int(ends[-1]))[:-1].cumsum_(0)
 
 
 def _expected(weights: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from fkdiff.zoo.words import BACKGROUNDS
 if TYPE_CHECKING:
     from fkdiff.zoo.scenes import Scene
 
-__all__ = ["SIZE", "Sprite", "layout", "paint", "render"]
+__all__ = ["CELL", "SIZE", "Sprite", "layout", "paint", "render"]
 
 SIZE = 64
 """Side of a picture, pixels."""
@@ -19,36 +19,41 @@ SIZE = 64
 Sprite = Callable[[str, str | None, int], NDArray[np.float32]]
 """(name, colour, side) -> (side, side, 4) RGBA in [0, 1], colour already multiplied by alpha."""
 
-# Number of sprites -> smallest and largest side, pixels.
-_SIDES = {1: (36, 50), 2: (26, 31), 3: (22, 27), 4: (20, 25), 5: (18, 22)}
+CELL = 4
+"""Places and sides are multiples of this, the autoencoder's cell, pixels.
+
+A sprite then has one latent pattern for each side, not sixteen, and is learnt in far fewer scenes.
+"""
+
+# Number of sprites -> smallest and largest side, cells.
+_SIDES = {1: (10, 12), 2: (7, 7), 3: (6, 6), 4: (5, 6), 5: (5, 5)}
 _JITTER = 7.0
 """Standard deviation of the background colour, of 255."""
 
 
 def _spread(rng: np.random.Generator, n: int, side: int) -> NDArray[np.int64]:
-    """Corners (n, 2) as (x, y) of n squares that hardly overlap, the side shrinking if it must."""
-    gap = 0.94 * side
+    """Corners (n, 2) as (x, y) of n squares that don't overlap, or hardly if there is no room."""
+    room, gap, tries = SIZE // CELL - side, side, 0
     corners: list[NDArray[np.int64]] = []
-    tries = 0
     while len(corners) < n:
-        spot = rng.integers(0, SIZE - side + 1, 2)
+        spot = rng.integers(0, room + 1, 2)
         if all(np.abs(spot - other).max() >= gap for other in corners):
             corners.append(spot)
         tries += 1
         if tries % 40 == 0:
             corners.clear()
-            gap -= 0.5
+            gap -= tries % 800 == 0
     return np.array(corners)
 
 
 def _related(rng: np.random.Generator, relation: str, side: int) -> NDArray[np.int64]:
     """Corners (2, 2) as (x, y) of two squares, the first on the stated side of the second."""
-    room = SIZE - side
+    room = SIZE // CELL - side
     near = rng.integers(0, room - side + 1)
     far = rng.integers(near + side, room + 1)
     across = rng.integers(0, room + 1)
-    # The other axis varies less than a third of the side, so that one relation holds, not two.
-    other = np.clip(across + rng.integers(-side // 4, side // 4 + 1), 0, room)
+    # The other axis hardly varies, so that one relation holds, not two.
+    other = np.clip(across + rng.integers(-1, 2), 0, room)
     first_is_near = relation in ("to the left of", "above")
     along = (near, far) if first_is_near else (far, near)
     corners = np.array([(along[0], across), (along[1], other)])
@@ -61,12 +66,13 @@ def layout(scene: "Scene", rng: np.random.Generator) -> list[tuple[Any, int, int
     if not things:
         return []
     low, high = _SIDES[len(things)]
-    side = 2 * int(rng.integers(low, high + 1) // 2)
+    side = int(rng.integers(low, high + 1))
     if scene.relation is not None:
-        corners = _related(rng, scene.relation, side)
+        corners = CELL * _related(rng, scene.relation, side)
     else:
-        corners = _spread(rng, len(things), side)
-    return [(thing, side, int(x), int(y)) for thing, (x, y) in zip(things, corners, strict=True)]
+        corners = CELL * _spread(rng, len(things), side)
+    spots = zip(things, corners.tolist(), strict=True)
+    return [(thing, CELL * side, x, y) for thing, (x, y) in spots]
 
 
 def render(scene: "Scene", sprites: Sprite, rng: np.random.Generator) -> NDArray[np.uint8]:

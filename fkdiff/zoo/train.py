@@ -53,7 +53,7 @@ def _latents(args: argparse.Namespace) -> None:
 
 def _emoji(args: argparse.Namespace) -> None:
     share = BATCH["emoji"] // (dist.get_world_size() if dist.is_initialized() else 1)
-    fit = Fit(args.images // BATCH["emoji"], lr=5e-4, hold=0.3, ema=0.999, seed=args.seed)
+    fit = Fit(args.images // BATCH["emoji"], lr=6e-4, hold=0.6, ema=0.999, seed=args.seed)
     data = LatentData.load(args.out / "latents")
     _run(DenoiserTask(data, fit, args.out / "emoji", batch=share).trainer, args)
 
@@ -89,7 +89,7 @@ def _measure(args: argparse.Namespace) -> None:
 # Stage -> what it does, and how many images it sees by default.
 STAGES: dict[str, tuple[Callable[[argparse.Namespace], None], int]] = {
     "vae": (_vae, 40_000),
-    "latents": (_latents, 60_000),
+    "latents": (_latents, 50_000),
     "clip": (_clip, 100_000),
     "emoji": (_emoji, 200_000),
     "export": (_export, 1),

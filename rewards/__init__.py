@@ -12,9 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fkdiff.rewards.text_image import OpenCLIP
-
     from fkdiff.rewards.pixels import Brightness, Colourfulness, JPEGSize
+    from fkdiff.rewards.text_image import OpenCLIP
 
 __all__ = ["Brightness", "Colourfulness", "JPEGSize", "OpenCLIP"]
 

@@ -54,7 +54,7 @@ def _arms(seed: int) -> dict[str, Callable[[], Any]]:
     from fkdiff import Tilt, as_reward, steer, zoo
     from fkdiff.processes.streams import slot_generators
 
-    pipe = DiffusionPipeline.from_pretrained(zoo.path("emoji"))
+    pipe: Any = DiffusionPipeline.from_pretrained(zoo.path("emoji"))
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     call = {"prompt": "a cat on a blue background", "num_inference_steps": STEPS, "eta": 1.0}

@@ -1,6 +1,7 @@
 """Recipe of the autoencoder: 64x64 RGB to 16x16x4 latents and back."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,16 +25,17 @@ def autoencoder() -> AutoencoderKL:
     It starts almost linear (residual branches at zero), and one group in its normalisation keeps
     the colour of flat areas; together they learn twice as fast as the defaults.
     """
-    model = AutoencoderKL(
-        block_out_channels=(16, 32, 64),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=1,
-        mid_block_add_attention=False,
-        sample_size=64,
-    )
+    config: dict[str, Any] = {
+        "block_out_channels": (16, 32, 64),
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "layers_per_block": 1,
+        "latent_channels": 4,
+        "norm_num_groups": 1,
+        "mid_block_add_attention": False,
+        "sample_size": 64,
+    }
+    model = AutoencoderKL(**config)
     for name, module in model.named_modules():
         if name.endswith("conv2") and isinstance(module, nn.Conv2d):
             nn.init.zeros_(module.weight)
@@ -48,14 +50,14 @@ def pictures(arrays: list[np.ndarray]) -> Tensor:
 
 def _collage(sprites: Sprite, rng: np.random.Generator) -> np.ndarray:
     """Seven sprites that overlap: detail everywhere, which is what the autoencoder must learn."""
-    places = []
-    for scene in (
-        sample_scene(rng, split="all", kind=kind) for kind in ("four", "binding", "pair")
-    ):
+    places, background = [], ""
+    for kind in ("four", "binding", "pair"):
+        scene = sample_scene(rng, split="all", kind=kind)
+        background = scene.background
         for thing in scene.things:
             side = 2 * int(rng.integers(9, 22))
             places.append((thing, side, *map(int, rng.integers(0, SIZE - side + 1, 2))))
-    return paint(scene.background, places, sprites, rng)
+    return paint(background, places, sprites, rng)
 
 
 def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,7 +80,8 @@ class AutoencoderTask:
         torch.manual_seed(fit.seed)
         self.sprites, self.batch = sprites, batch
         self.freeze_at = int(_FREEZE * fit.steps)
-        self.model = autoencoder().to(memory_format=torch.channels_last)
+        self.model: Any = autoencoder()
+        self.model.to(memory_format=torch.channels_last)
         self.trainer = Trainer(nn.ModuleDict({"vae": self.model}), self.loss, fit, folder)
 
     def loss(self, step: int, draws: Draws) -> Tensor:
@@ -100,6 +103,6 @@ class AutoencoderTask:
 
 
 @torch.inference_mode()
-def encode(model: AutoencoderKL, x: Tensor) -> Tensor:
+def encode(model: Any, x: Tensor) -> Tensor:
     """Latent means, (n, 4, 16, 16), unscaled."""
     return model.encode(x).latent_dist.mean

@@ -1,6 +1,7 @@
 """Recipe of `emoji`: the denoiser and the text encoder, trained together on cached latents."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ def denoiser() -> UNet2DConditionModel:
 
 def text_encoder() -> CLIPTextModel:
     """An untrained text encoder of 0.45 M parameters."""
-    tokenizer = build_tokenizer()
+    tokenizer: Any = build_tokenizer()
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=_WIDTH,
@@ -82,7 +83,8 @@ class DenoiserTask:
     def __init__(self, data: LatentData, fit: Fit, folder: Path, batch: int = 32) -> None:
         torch.manual_seed(fit.seed)
         self.data, self.batch = data, batch
-        self.unet = denoiser().to(memory_format=torch.channels_last)
+        self.unet: Any = denoiser()
+        self.unet.to(memory_format=torch.channels_last)
         self.text = text_encoder()
         modules = nn.ModuleDict({"unet": self.unet, "text_encoder": self.text})
         self.alphas = scheduler().alphas_cumprod

@@ -1,6 +1,7 @@
 """Recipe of `emoji-clip`: a dual encoder in open_clip's format, trained with hard negatives."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,8 +64,9 @@ class DualEncoderTask:
         self, sprites: Sprite, vae: AutoencoderKL | None, fit: Fit, folder: Path, batch: int = 64
     ) -> None:
         torch.manual_seed(fit.seed)
-        self.sprites, self.vae, self.batch = sprites, vae, batch
-        self.model = CLIP(**CONFIG)
+        self.sprites, self.batch = sprites, batch
+        self.vae: Any = vae
+        self.model: Any = CLIP(**CONFIG)
         self.model.visual.to(memory_format=torch.channels_last)
         self.tokenizer = build_tokenizer()
         self.trainer = Trainer(nn.ModuleDict({"clip": self.model}), self.loss, fit, folder)

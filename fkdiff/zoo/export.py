@@ -64,16 +64,16 @@ def export_pipeline(folder: Path, target: Path) -> None:
     scale = json.loads((folder / "latents" / "latents.json").read_text())["scale"]
     vae.register_to_config(scaling_factor=round(scale, 6))
     state = folder / "emoji" / "state.safetensors"
-    pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=_filled(text_encoder(), state, "text_encoder"),
-        tokenizer=build_tokenizer(),
-        unet=_filled(denoiser(), state, "unet"),
-        scheduler=scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    parts: dict[str, Any] = {
+        "vae": vae,
+        "text_encoder": _filled(text_encoder(), state, "text_encoder"),
+        "tokenizer": build_tokenizer(),
+        "unet": _filled(denoiser(), state, "unet"),
+        "scheduler": scheduler(),
+        "safety_checker": None,
+        "feature_extractor": None,
+    }
+    pipeline = StableDiffusionPipeline(**parts, requires_safety_checker=False)
     for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
         part.half()
     pipeline.save_pretrained(target, safe_serialization=True)

@@ -9,7 +9,7 @@ import numpy as np
 import open_clip
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -50,10 +50,11 @@ class Sampled:
     prompts: tuple[str, ...]
 
 
-def load_scorer(folder: Path) -> tuple[nn.Module, Scorer]:
+def load_scorer(folder: Path) -> tuple[Any, Scorer]:
     """The dual encoder of a folder and its cosine between pictures and texts."""
     name = f"local-dir:{folder}"
-    model, _, _ = open_clip.create_model_and_transforms(name)
+    loaded: Any = open_clip.create_model_and_transforms(name)
+    model = loaded[0]
     tokenizer = open_clip.get_tokenizer(name)
     model.eval()
 
@@ -78,7 +79,7 @@ def sample_prompts(
         steps: `num_inference_steps`.
         batch: Pictures drawn at once.
     """
-    pipe = DiffusionPipeline.from_pretrained(folder)
+    pipe: Any = DiffusionPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     rows = []
     for start in tqdm(range(0, len(prompts), batch), desc=f"guidance {guidance:g}", mininterval=5):

@@ -55,16 +55,18 @@ def fetch(folder: Path) -> Path:
 
 def _square(image: Image.Image, side: int) -> NDArray[np.float32]:
     """The opaque part of an image centred in a square, (side, side, 4), straight alpha."""
-    box = image.getchannel("A").point(lambda a: 255 if a > 8 else 0).getbbox()
+    box = image.getchannel("A").point([0] * 9 + [255] * 247).getbbox()
     image = image.crop(box)
-    canvas = Image.new("RGBA", (max(image.size),) * 2)
-    canvas.paste(image, tuple((max(image.size) - n) // 2 for n in image.size))  # type: ignore[arg-type]
+    width, height = image.size
+    longest = max(width, height)
+    canvas = Image.new("RGBA", (longest, longest))
+    canvas.paste(image, ((longest - width) // 2, (longest - height) // 2))
     # Resizing with premultiplied alpha keeps the invisible pixels' colour out of the edges.
     resized = canvas.convert("RGBa").resize((side, side), Image.Resampling.LANCZOS)
     values = np.asarray(resized, np.float32) / 255
     alpha = values[..., 3:]
     straight = np.clip(values[..., :3] / np.maximum(alpha, 1 / 255), 0, 1)
-    return np.concatenate([straight, alpha], -1)
+    return np.concatenate([straight, alpha], -1, dtype=np.float32)
 
 
 def load_art(tarball: Path, side: int = 128) -> dict[str, NDArray[np.float32]]:
@@ -122,7 +124,7 @@ class Sprites:
         art = self._art[name] if colour is None else recolour(self._art[name], colour)
         image = Image.fromarray((art * 255 + 0.5).astype(np.uint8), "RGBA").convert("RGBa")
         small = image.resize((side, side), Image.Resampling.LANCZOS)
-        sprite = np.asarray(small, np.float32) / 255
+        sprite = np.asarray(small, np.float32) / np.float32(255)
         # Lanczos overshoots: premultiplied colour above alpha would wrap around in 8 bits.
         sprite[..., :3] = np.minimum(sprite[..., :3], sprite[..., 3:])
         return sprite

@@ -1,6 +1,7 @@
 """Recipe of the tokenizer: a byte-pair encoding in which every known word is one token."""
 
 import json
+from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
@@ -37,5 +38,5 @@ def build_tokenizer() -> CLIPTokenizer:
     table = {token: index for index, token in enumerate(tokens)}
     for special in (_START, _END):
         table[special] = len(table)
-    pairs = [tuple(pair.split(" ")) for pair in merges]
+    pairs: Any = [tuple(pair.split(" ")) for pair in merges]
     return CLIPTokenizer(vocab=table, merges=pairs, model_max_length=LENGTH)

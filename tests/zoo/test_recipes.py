@@ -33,15 +33,16 @@ def _data() -> LatentData:
 def make(request: pytest.FixtureRequest, sprites: Sprites) -> Make:
     """Builds the trainer of one stage at a tiny batch."""
     return {
-        "vae": lambda fit, out: AutoencoderTask(sprites, fit, out, batch=2).trainer,
+        "vae": lambda fit, out: AutoencoderTask(sprites, fit, out, batch=4).trainer,
         "emoji": lambda fit, out: DenoiserTask(_data(), fit, out, batch=4).trainer,
         "clip": lambda fit, out: DualEncoderTask(sprites, None, fit, out, batch=8).trainer,
     }[request.param]
 
 
 def test_loss_falls(make: Make, tmp_path: Path) -> None:
-    losses = make(Fit(steps=14, lr=1e-3, warmup=2, hold=1.0), tmp_path).run()
-    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+    losses = make(Fit(steps=20, lr=1e-3, warmup=2, hold=1.0), tmp_path).run()
+    # The first steps, before any learning: scenes differ much in how hard they are.
+    assert np.mean(losses[-6:]) < np.mean(losses[:2])
 
 
 def test_resume_is_exact(make: Make, tmp_path: Path) -> None:

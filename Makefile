@@ -5,7 +5,7 @@ THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 .PHONY: help .venv demo test check format bench
 
 help:
-	@echo "make demo    the main job: a prompt obeyed better, with a report in runs/demo"
+	@echo "make demo    the main job: plain and steered pictures, with a report in runs/demo"
 	@echo "make test    the whole test suite"
 	@echo "make check   ruff, basedpyright, import arrows"
 	@echo "make bench   all quick benches"

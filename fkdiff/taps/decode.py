@@ -18,6 +18,8 @@ import torch
 from diffusers.models.autoencoders.vae import DecoderOutput
 from torch import Tensor
 
+from fkdiff.taps.denoiser import DENOISERS, calling
+
 __all__ = ["DECODERS", "Decoder", "decoder_for", "memoised_decode", "null_run"]
 
 Call = Mapping[str, Any]
@@ -207,7 +209,7 @@ def null_run(pipe: Any, scheduler: Any, arguments: Call, template: Any, z: Tenso
         scheduler=fixed, maybe_free_model_hooks=lambda: None, progress_bar=_no_progress
     )
     with ExitStack() as stack:
-        for name in ("unet", "transformer", "transformer_2"):
+        for name in DENOISERS:
             module = getattr(pipe, name, None)
             if isinstance(module, torch.nn.Module):
                 stack.enter_context(_silent(module, template))
@@ -239,18 +241,11 @@ def _returning(base: type, z: Tensor) -> type:
 
 @contextmanager
 def _silent(module: torch.nn.Module, template: Any) -> Iterator[None]:
-    base = type(module)
-
     def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         values = (*args, *kwargs.values())
         batch = next(len(v) for v in values if isinstance(v, Tensor) and v.ndim)
         zeros = torch.zeros_like(template[0][:1]).expand(batch, *template[0].shape[1:])
         return type(template)(sample=zeros) if isinstance(template, dict) else (zeros,)
 
-    module.__class__ = type(
-        base.__name__, (base,), {"__call__": call, "__module__": base.__module__}
-    )
-    try:
+    with calling(module, call):
         yield
-    finally:
-        module.__class__ = base

@@ -12,7 +12,7 @@ from fkdiff.taps.coefficients import TapError
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.step import Expert
 
-__all__ = ["DENOISERS", "chunked", "split_guidance", "tapped_denoiser"]
+__all__ = ["DENOISERS", "calling", "chunked", "split_guidance", "tapped_denoiser"]
 
 DENOISERS = ("unet", "transformer", "transformer_2")
 
@@ -72,6 +72,14 @@ def _tapped(
         on_output(out)
         return out
 
+    with calling(module, call):
+        yield
+
+
+@contextmanager
+def calling(module: torch.nn.Module, call: Callable[..., Any]) -> Iterator[None]:
+    """Give one module another `__call__` while the block lasts; its class keeps its name."""
+    base = type(module)
     module.__class__ = type(
         base.__name__, (base,), {"__call__": call, "__module__": base.__module__}
     )

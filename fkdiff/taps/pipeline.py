@@ -247,7 +247,7 @@ class PipelineTap:
         _logger.info(self.replaced)
         return True
 
-    def _replaced_step(self, call: Call, rows: int) -> Kernel | None:
+    def _replaced_step(self, call: Call, rows: int) -> Kernel:
         path = _path(call.pair, call.next_pair)
         if path is None:
             raise TapError(f"{type(call.scheduler).__name__} tells no noise level; set another")

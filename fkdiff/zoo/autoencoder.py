@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from fkdiff.zoo.loop import Draws, Fit, Trainer
 from fkdiff.zoo.render import SIZE, Sprite, paint, render
-from fkdiff.zoo.scenes import sample_scene
+from fkdiff.zoo.scenes import KINDS, sample_scene
 
 __all__ = ["AutoencoderTask", "autoencoder", "encode", "pictures"]
 
 _KL = 5e-5
 _NOISE = 0.04
 _FREEZE = 0.36
+_BUSY = {"single": 0.2, "pair": 0.2, "three": 0.15, "four": 0.2, "binding": 0.2, "count": 0.05}
 
 
 def autoencoder() -> AutoencoderKL:
@@ -86,9 +87,12 @@ class AutoencoderTask:
 
     def loss(self, step: int, draws: Draws) -> Tensor:
         """L1 + 2 MSE + L1 of the edges + a little KL of one batch."""
-        scenes = [sample_scene(draws.rng, split="all") for _ in range(self.batch // 2)]
-        images = [render(scene, self.sprites, draws.rng) for scene in scenes]
-        images += [_collage(self.sprites, draws.rng) for _ in range(self.batch - len(images))]
+        # Collages teach the encoder any place and size; the decoder ends on what it will draw.
+        plain = self.batch // 2 if step < self.freeze_at else self.batch
+        rng, mix = draws.rng, KINDS if step < self.freeze_at else _BUSY
+        scenes = [sample_scene(rng, split="all", mix=mix) for _ in range(plain)]
+        images = [render(scene, self.sprites, rng) for scene in scenes]
+        images += [_collage(self.sprites, rng) for _ in range(self.batch - plain)]
         x = pictures(images)
         with torch.set_grad_enabled(step < self.freeze_at):
             posterior = self.model.encode(x).latent_dist

@@ -181,6 +181,13 @@ class Trainer:
         save_file(tensors, partial, metadata={"step": str(self.step)})
         os.replace(partial, self.file)
 
+    def adopt(self, weights: dict[str, Tensor]) -> None:
+        """Starts from given weights, named as in `modules`, instead of random ones."""
+        self.modules.load_state_dict(weights)
+        for name, value in self.modules.named_parameters():
+            if name in self.average:
+                self.average[name].copy_(value.detach())
+
     def resume(self) -> None:
         """Takes up the saved state, if there is one."""
         if not self.file.exists():

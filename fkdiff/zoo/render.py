@@ -25,8 +25,11 @@ CELL = 4
 A sprite then has one latent pattern for each side, not sixteen, and is learnt in far fewer scenes.
 """
 
-# Number of sprites -> smallest and largest side, cells.
-_SIDES = {1: (10, 12), 2: (7, 7), 3: (6, 6), 4: (5, 6), 5: (5, 5)}
+# Number of sprites -> possible sides, cells.
+_SIDES = {1: (10, 12), 2: (8,), 3: (6,), 4: (6,), 5: (5,)}
+# Number of sprites -> step of their places, cells. Two where there is room: the denoiser halves
+# its grid, so that it then sees one pattern for each side there too.
+_STEPS = {1: 2, 2: 2, 3: 2, 4: 2, 5: 1}
 _JITTER = 7.0
 """Standard deviation of the background colour, of 255."""
 
@@ -36,7 +39,7 @@ def _spread(rng: np.random.Generator, n: int, side: int) -> NDArray[np.int64]:
     room, gap, tries = SIZE // CELL - side, side, 0
     corners: list[NDArray[np.int64]] = []
     while len(corners) < n:
-        spot = rng.integers(0, room + 1, 2)
+        spot = _STEPS[n] * rng.integers(0, room // _STEPS[n] + 1, 2)
         if all(np.abs(spot - other).max() >= gap for other in corners):
             corners.append(spot)
         tries += 1
@@ -48,15 +51,17 @@ def _spread(rng: np.random.Generator, n: int, side: int) -> NDArray[np.int64]:
 
 def _related(rng: np.random.Generator, relation: str, side: int) -> NDArray[np.int64]:
     """Corners (2, 2) as (x, y) of two squares, the first on the stated side of the second."""
-    room = SIZE // CELL - side
-    near = rng.integers(0, room - side + 1)
-    far = rng.integers(near + side, room + 1)
+    step = _STEPS[2]
+    room = (SIZE // CELL - side) // step
+    apart = -(-side // step)
+    near = rng.integers(0, room - apart + 1)
+    far = rng.integers(near + apart, room + 1)
     across = rng.integers(0, room + 1)
     # The other axis hardly varies, so that one relation holds, not two.
     other = np.clip(across + rng.integers(-1, 2), 0, room)
     first_is_near = relation in ("to the left of", "above")
     along = (near, far) if first_is_near else (far, near)
-    corners = np.array([(along[0], across), (along[1], other)])
+    corners = step * np.array([(along[0], across), (along[1], other)])
     return corners if "the" in relation else corners[:, ::-1]
 
 
@@ -65,8 +70,7 @@ def layout(scene: "Scene", rng: np.random.Generator) -> list[tuple[Any, int, int
     things = scene.things * scene.count
     if not things:
         return []
-    low, high = _SIDES[len(things)]
-    side = int(rng.integers(low, high + 1))
+    side = int(rng.choice(_SIDES[len(things)]))
     if scene.relation is not None:
         corners = CELL * _related(rng, scene.relation, side)
     else:

@@ -1,6 +1,7 @@
 """Training recipes of the bundled models: `python -m fkdiff.zoo.train STAGE --out DIR`.
 
-The stages, in order: vae, latents, clip, emoji, export, measure. Training resumes with --resume.
+The stages, in order: vae, latents, clip, emoji, export, measure. Training resumes with --resume,
+and starts from the bundled weights with --warm.
 The stages that train also run under torchrun, each process with its share of the batch.
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from safetensors.torch import load_file
 
 from fkdiff.zoo.autoencoder import AutoencoderTask
 from fkdiff.zoo.cards import write_card
@@ -28,6 +30,12 @@ __all__ = ["STAGES", "main"]
 
 ZOO = Path(__file__).parent
 BATCH = {"vae": 8, "emoji": 32, "clip": 64}
+BUNDLED = {
+    "vae": ZOO / "emoji/vae/diffusion_pytorch_model.safetensors",
+    "unet": ZOO / "emoji/unet/diffusion_pytorch_model.safetensors",
+    "text_encoder": ZOO / "emoji/text_encoder/model.safetensors",
+    "clip": ZOO / "emoji_clip/open_clip_model.safetensors",
+}
 PARTS = {"vae": "vae", "emoji": "unet", "clip": "clip"}
 
 
@@ -36,14 +44,27 @@ def _sprites(args: argparse.Namespace) -> Sprites:
 
 
 def _run(trainer: Trainer, args: argparse.Namespace) -> None:
+    if args.warm:
+        trainer.adopt(
+            {
+                f"{part}.{key}": value
+                for part in trainer.modules
+                for key, value in load_file(BUNDLED[part]).items()
+            }
+        )
     if args.resume:
         trainer.resume()
     trainer.run()
 
 
 def _vae(args: argparse.Namespace) -> None:
-    fit = Fit(args.images // BATCH["vae"], lr=2e-3, hold=0.4, weight_decay=0.0, seed=args.seed)
-    _run(AutoencoderTask(_sprites(args), fit, args.out / "vae").trainer, args)
+    fit = Fit(
+        args.images // BATCH["vae"], lr=args.lr or 2e-3, hold=0.4, weight_decay=0.0, seed=args.seed
+    )
+    task = AutoencoderTask(_sprites(args), fit, args.out / "vae")
+    if args.warm:
+        task.freeze_at = 0
+    _run(task.trainer, args)
 
 
 def _latents(args: argparse.Namespace) -> None:
@@ -53,13 +74,15 @@ def _latents(args: argparse.Namespace) -> None:
 
 def _emoji(args: argparse.Namespace) -> None:
     share = BATCH["emoji"] // (dist.get_world_size() if dist.is_initialized() else 1)
-    fit = Fit(args.images // BATCH["emoji"], lr=6e-4, hold=0.6, ema=0.999, seed=args.seed)
+    fit = Fit(
+        args.images // BATCH["emoji"], lr=args.lr or 6e-4, hold=0.6, ema=0.999, seed=args.seed
+    )
     data = LatentData.load(args.out / "latents")
     _run(DenoiserTask(data, fit, args.out / "emoji", batch=share).trainer, args)
 
 
 def _clip(args: argparse.Namespace) -> None:
-    fit = Fit(args.images // BATCH["clip"], lr=1e-3, hold=0.3, seed=args.seed)
+    fit = Fit(args.images // BATCH["clip"], lr=args.lr or 1e-3, hold=0.3, seed=args.seed)
     vae = load_autoencoder(args.out)
     _run(DualEncoderTask(_sprites(args), vae, fit, args.out / "clip").trainer, args)
 
@@ -103,12 +126,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("stage", choices=list(STAGES))
     parser.add_argument("--out", type=Path, default=Path("training/zoo"))
     parser.add_argument("--images", type=int, help="how many the stage sees; each has a default")
+    parser.add_argument("--lr", type=float, help="peak learning rate; each stage has a default")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--warm", action="store_true", help="start from the bundled weights; vae: decoder alone"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO)
     stage, images = STAGES[args.stage]
-    args.images = args.images or images
+    args.images = images if args.images is None else args.images
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group("gloo")
     stage(args)

@@ -59,6 +59,15 @@ def test_resume_is_exact(make: Make, tmp_path: Path) -> None:
         assert torch.equal(value, second.averaged()[name]), name
 
 
+def test_warm_start_begins_at_the_given_weights(make: Make, tmp_path: Path) -> None:
+    first = make(Fit(steps=2, lr=1e-3, warmup=1), tmp_path / "first")
+    first.run()
+    second = make(Fit(steps=2, lr=1e-3, ema=0.9, seed=1), tmp_path / "second")
+    second.adopt(first.averaged())
+    for name, value in second.averaged().items():
+        assert torch.equal(value, first.averaged()[name]), name
+
+
 def test_frozen_encoder_stands_still(sprites: Sprites, tmp_path: Path) -> None:
     task = AutoencoderTask(sprites, Fit(steps=6, lr=1e-3, weight_decay=0.0), tmp_path, batch=2)
     task.trainer.run(until=task.freeze_at)

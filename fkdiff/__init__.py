@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING, Any
 from fkdiff._version import __version__
 
 if TYPE_CHECKING:
+    from fkdiff.processes import Grid
     from fkdiff.result import Result
+    from fkdiff.sampling import sample
     from fkdiff.smc import Resample
     from fkdiff.steering import Steered, steer
-    from fkdiff.terms import Tilt, as_reward, minimum
+    from fkdiff.terms import Anneal, Correct, Product, RLGuidance, Tilt, as_reward, minimum
 
 __all__ = [
+    "Anneal",
+    "Correct",
+    "Grid",
+    "Product",
+    "RLGuidance",
     "Resample",
     "Result",
     "Steered",
@@ -22,16 +29,23 @@ __all__ = [
     "__version__",
     "as_reward",
     "minimum",
+    "sample",
     "steer",
 ]
 
 _HOMES = {
+    "Anneal": "fkdiff.terms",
+    "Correct": "fkdiff.terms",
+    "Grid": "fkdiff.processes",
+    "Product": "fkdiff.terms",
+    "RLGuidance": "fkdiff.terms",
     "Resample": "fkdiff.smc",
     "Result": "fkdiff.result",
     "Steered": "fkdiff.steering",
     "Tilt": "fkdiff.terms",
     "as_reward": "fkdiff.terms",
     "minimum": "fkdiff.terms",
+    "sample": "fkdiff.sampling",
     "steer": "fkdiff.steering",
 }
 

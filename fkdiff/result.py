@@ -23,6 +23,8 @@ class Trace:
         ess: Effective sample size after reweighting and before resampling, shape (P,).
         resampled: Whether the prompt's particles were resampled, shape (P,), bool.
         rewards: Reward estimates by name, shape (P, K), float64; empty where none was needed.
+        variance: Variance over the particles of what a corrector added to the log-weights,
+            shape (P,), float64; None without a corrector.
     """
 
     index: int
@@ -31,6 +33,7 @@ class Trace:
     ess: Tensor
     resampled: Tensor
     rewards: dict[str, Tensor]
+    variance: Tensor | None = None
 
 
 @dataclass

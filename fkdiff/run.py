@@ -83,13 +83,15 @@ class Run:
         )
 
     def transition(self, step: Step) -> Tensor | None:
-        """Reweight by the change of the log-twists, then resample.
+        """Reweight by the correction and the change of the log-twists, then resample.
 
         On the final transition the rows to return are chosen instead: the cloud stays as it is in
         the record, and the pipeline's first slots of each prompt get the selected particles.
         """
         self._last = step
         increments = [torch.zeros_like(self.log_w)]
+        if step.correction is not None:
+            increments.append(step.correction)
         for i, term in enumerate(self.terms):
             twist, self._states[i] = term.log_twist(step, self._states[i])
             dead = self._twists[i] == -torch.inf  # such a particle has weight zero already
@@ -126,7 +128,8 @@ class Run:
             stay = torch.arange(len(rows))
             moved = (rows != stay).reshape(self.log_w.shape).any(dim=1)
         alpha, sigma = (step.path.alpha, step.path.sigma) if step.path else (0.0, 0.0)
-        self.trace.append(Trace(step.index, alpha, sigma, ess, moved, dict(step.scores)))
+        spread = None if step.correction is None else step.correction.var(dim=1, correction=0)
+        self.trace.append(Trace(step.index, alpha, sigma, ess, moved, dict(step.scores), spread))
 
     def _finish(self, step: Step, rows: Tensor | None) -> Tensor:
         """Score the monitors, put the last resampling into the record, choose what comes out."""

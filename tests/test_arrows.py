@@ -13,7 +13,7 @@ PACKAGE = ROOT / "fkdiff"
 
 # What each part may import of fkdiff, itself apart. `terms` know smc and processes; `taps` alone
 # know diffusers' insides; report, zoo, pipelines, bench and cli sit on top.
-CORE = {"_version", "smc", "processes", "terms", "taps", "result", "run", "steering"}
+CORE = {"_version", "smc", "processes", "terms", "taps", "result", "run", "steering", "sampling"}
 MAY = {
     "_version": set(),
     "smc": set(),
@@ -23,6 +23,7 @@ MAY = {
     "result": {"terms"},
     "run": {"smc", "processes", "terms", "result"},
     "steering": {"smc", "processes", "terms", "taps", "result", "run"},
+    "sampling": {"smc", "processes", "terms", "result", "run"},
     "rewards": {"terms", "zoo"},
     "zoo": {"_version"},
     "pipelines": CORE,

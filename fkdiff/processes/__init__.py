@@ -4,17 +4,21 @@ from fkdiff.processes.gaussian import (
     PREDICTIONS,
     Gaussian,
     Kernel,
+    output_to_epsilon,
     predict_epsilon,
     predict_score,
     predict_x0,
     randn_rows,
     sde_step,
 )
+from fkdiff.processes.grid import Grid
 
 __all__ = [
     "PREDICTIONS",
     "Gaussian",
+    "Grid",
     "Kernel",
+    "output_to_epsilon",
     "predict_epsilon",
     "predict_score",
     "predict_x0",

@@ -15,6 +15,7 @@ __all__ = [
     "PREDICTIONS",
     "Gaussian",
     "Kernel",
+    "output_to_epsilon",
     "predict_epsilon",
     "predict_score",
     "predict_x0",
@@ -139,6 +140,41 @@ def predict_x0(x: Tensor, output: Tensor, alpha: float, sigma: float, prediction
     if prediction == "sample":
         return output
     raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r}")
+
+
+def output_to_epsilon(
+    x: Tensor, output: Tensor, alpha: float, sigma: float, prediction: str
+) -> Tensor:
+    r"""Noise estimate from a network output of any prediction type, finite also at alpha = 0.
+
+    epsilon: m; score: $-\sigma m$; v: $(\sigma x + \alpha m \sqrt{\alpha^2 + \sigma^2}) /
+    (\alpha^2 + \sigma^2)$; flow: $(1 - \alpha) x / \sigma + \alpha m$; sample:
+    $(x - \alpha m) / \sigma$.
+
+    Arguments:
+        x: Noisy state, shape (N, *).
+        output: Network output, same shape.
+        alpha: Signal coefficient.
+        sigma: Noise coefficient, positive.
+        prediction: One of `PREDICTIONS`, or "score".
+
+    Raises:
+        ValueError: If `prediction` is unknown.
+
+    Example:
+        >>> output_to_epsilon(torch.tensor([2.0]), torch.tensor([-5.0]), 0.6, 0.8, "score")
+        tensor([4.])
+    """
+    if prediction == "epsilon":
+        return output
+    if prediction == "score":
+        return -sigma * output
+    if prediction == "v_prediction":
+        power = alpha**2 + sigma**2
+        return (sigma * x + alpha * math.sqrt(power) * output) / power
+    if prediction == "flow_prediction":
+        return (1 - alpha) / sigma * x + alpha * output
+    return predict_epsilon(x, predict_x0(x, output, alpha, sigma, prediction), alpha, sigma)
 
 
 def predict_epsilon(x: Tensor, x0: Tensor, alpha: float, sigma: float) -> Tensor:

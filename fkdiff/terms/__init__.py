@@ -7,15 +7,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fkdiff.terms.correctors import Anneal, Correct, Product
     from fkdiff.terms.cost import Cost
     from fkdiff.terms.fk_steering import Tilt
     from fkdiff.terms.reward import Reward, RewardError, as_reward, load_reward, minimum
+    from fkdiff.terms.rl_guidance import RLGuidance
     from fkdiff.terms.step import Expert, Step
     from fkdiff.terms.term import State, Term
 
 __all__ = [
+    "Anneal",
+    "Correct",
     "Cost",
     "Expert",
+    "Product",
+    "RLGuidance",
     "Reward",
     "RewardError",
     "State",
@@ -28,8 +34,12 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Anneal": "correctors",
+    "Correct": "correctors",
     "Cost": "cost",
     "Expert": "step",
+    "Product": "correctors",
+    "RLGuidance": "rl_guidance",
     "Reward": "reward",
     "RewardError": "reward",
     "State": "term",

@@ -61,6 +61,7 @@ class Step:
         estimate: Computes the denoised estimate, called at most once.
         pool: Computes the experts, called at most once.
         kernel: The transition kernel, None where it depends on solver history.
+        correction: What a corrector adds to the log-weights, shape (P, K), float64.
     """
 
     index: int
@@ -78,6 +79,7 @@ class Step:
     estimate: Callable[[], Tensor]
     pool: Callable[[], tuple[Expert, ...]] = tuple
     kernel: Kernel | None = None
+    correction: Tensor | None = None
     _decoded: dict[str, Any] = field(default_factory=dict, repr=False)
     _scores: dict[int, tuple[Reward, Tensor]] = field(default_factory=dict, repr=False)
 

@@ -2,11 +2,12 @@
 
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from fkdiff.terms.step import Step
 
-__all__ = ["State", "Term"]
+__all__ = ["State", "Term", "Weightless"]
 
 State = dict[str, Tensor]
 
@@ -37,3 +38,25 @@ class Term(Protocol):
     def log_twist(self, step: Step, state: State) -> tuple[Tensor, State]:
         """Cumulative log-twist after the step, (P, K) float64, and the new state."""
         ...
+
+
+class Weightless:
+    """Base of the terms that have no log-twist: they change what moves the particles."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The network's predictions."""
+        return frozenset({"scores"})
+
+    @property
+    def steers(self) -> bool:
+        """A pool alone leaves all weights equal."""
+        return False
+
+    def start(self, rows: int) -> State:
+        """No state."""
+        return {}
+
+    def log_twist(self, step: Step, state: State) -> tuple[Tensor, State]:
+        """Zero."""
+        return torch.zeros_like(step.log_w), state

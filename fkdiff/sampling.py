@@ -1,0 +1,319 @@
+"""`sample`: the same cloud without a pipeline, for scores, mixtures and energies of one's own."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fkdiff.processes import (
+    Gaussian,
+    Grid,
+    Kernel,
+    output_to_epsilon,
+    predict_x0,
+    sde_step,
+)
+from fkdiff.processes.streams import RowNoise, slot_generators
+from fkdiff.result import Result
+from fkdiff.run import SELECTS, Run
+from fkdiff.smc import Resample
+from fkdiff.terms.consistency import check_pool, corrector_of, stated_target, tilts
+from fkdiff.terms.correctors import pool_estimate, warn_few_steps
+from fkdiff.terms.cost import Cost
+from fkdiff.terms.pool import Source, compose, exponent_sum, label
+from fkdiff.terms.reward import Reward, as_reward
+from fkdiff.terms.step import Expert, Step
+from fkdiff.terms.term import Term
+
+__all__ = ["Denoiser", "energy_score", "sample"]
+
+Denoiser = Callable[[Tensor, float, float], Tensor]
+
+_DEFAULT_RESAMPLE = Resample()
+
+
+def sample(
+    denoisers: Mapping[str, Denoiser] | Denoiser,
+    path: Grid,
+    *terms: Term,
+    shape: Sequence[int],
+    prompts: int | Sequence[str] = 1,
+    guidance: float = 1.0,
+    particles: int = 4,
+    resample: Resample | None = _DEFAULT_RESAMPLE,
+    stochastic: bool | None = None,
+    micro_batch: int | None = None,
+    monitor: Sequence[Reward | Callable[..., object]] = (),
+    select: str | None = None,
+    seed: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> Result:
+    r"""Draw weighted particles from denoisers that are given as functions.
+
+    The target is that of `steer`: rewards read latents, and the pool of experts begins with
+    $q_{\mathrm{uncond}}^{1 - g} q_{\mathrm{cond}}^g$ where an unconditional denoiser is given.
+
+    Arguments:
+        denoisers: Functions (x, alpha, sigma) -> prediction of the path's type, x of shape
+            (n, *shape), by name: "cond" (or the first), "uncond" for guidance, and those that
+            terms name, for `RLGuidance("tuned")` also "tuned/cond" and "tuned/uncond". A single
+            function is "cond".
+        path: Noise levels and prediction type.
+        terms: What the samples should be.
+        shape: Shape of one sample.
+        prompts: P, or a list of P prompts: independent clouds.
+        guidance: g, needs "uncond" where it isn't 1.
+        particles: K, particles for each prompt, at least 1.
+        resample: When and how to resample; None gives importance sampling.
+        stochastic: False for the deterministic solver, which needs `resample=None` where weights
+            can differ before the end; otherwise the marginal-preserving SDE step runs.
+        micro_batch: Rows per denoiser and reward call, None for all at once.
+        monitor: Rewards that are reported and never steered on.
+        select: "best", "sample" or "all", as in `steer`.
+        seed: Seed of every random stream, None for a fresh one.
+        dtype: Type of the state.
+        device: Device of the state.
+
+    Raises:
+        ValueError: If an argument is out of range, or the terms have no common target.
+
+    Example:
+        >>> from fkdiff import Correct, Grid, Product
+        >>> def score(mean):
+        ...     return lambda x, alpha, sigma: -(x - alpha * mean) / (alpha**2 + sigma**2)
+        >>> path = Grid.vp(100, prediction="score")
+        >>> terms = Product(score(2.0)), Correct()
+        >>> result = sample(score(0.0), path, *terms, shape=(1,), particles=400, seed=0)
+        >>> bool((result.mean(result.latents) - 1).abs() < 0.2)
+        True
+    """
+    named = {"cond": denoisers} if callable(denoisers) else dict(denoisers)
+    texts = [""] * prompts if isinstance(prompts, int) else list(prompts)
+    _check(named, guidance, particles, micro_batch, select)
+    check_pool(terms, stochastic)
+    seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
+    run = Run(
+        prompts=texts,
+        particles=particles,
+        terms=terms,
+        resample=resample,
+        monitor=tuple(as_reward(reward) for reward in monitor),
+        select=select or ("best" if tilts(terms) else "sample"),
+        wanted=particles if select == "all" else 1,
+        seed=seed,
+        cost=Cost(),
+    )
+    if stochastic is False and run.resamples:
+        raise ValueError(
+            "stochastic must not be False where resampling can fire: copies would stay identical; "
+            "leave it out, or set resample=None"
+        )
+    loop = _Loop(
+        named,
+        path,
+        terms,
+        tuple(shape),
+        guidance,
+        stochastic is not False,
+        micro_batch,
+        run,
+        run.cost,
+    )
+    with run.cost.time("total"), torch.no_grad():
+        loop(slot_generators(seed, len(texts), particles), dtype, torch.device(device))
+    settings = {
+        "loop": "sample",
+        "denoisers": list(named),
+        "guidance": guidance,
+        "steps": len(path),
+        "particles": particles,
+        "terms": [repr(term) for term in terms],
+        "resample": repr(resample),
+        "stochastic": stochastic,
+        "micro_batch": micro_batch,
+        "monitor": [reward.name for reward in run.monitor],
+        "select": run.select,
+    }
+    result = run.result(stated_target(terms), settings)
+    assert result is not None
+    return result
+
+
+def energy_score(log_density: Callable[[Tensor, float, float], Tensor]) -> Denoiser:
+    r"""Score of an unnormalised log-density by automatic differentiation.
+
+    Arguments:
+        log_density: (x, alpha, sigma) -> $\log \tilde q$ of each row, shape (n,), at that noise
+            level.
+
+    Example:
+        >>> score = energy_score(lambda x, alpha, sigma: -x.square().sum(1) / 2)
+        >>> score(torch.tensor([[2.0]]), 1.0, 0.0)
+        tensor([[-2.]])
+    """
+
+    def score(x: Tensor, alpha: float, sigma: float) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(log_density(x, alpha, sigma).sum(), x)[0]
+
+    return score
+
+
+@dataclass
+class _Loop:
+    """Owns the state; hands each transition to the engine as a pipeline's tap does."""
+
+    denoisers: dict[str, Denoiser]
+    path: Grid
+    terms: Sequence[Term]
+    shape: tuple[int, ...]
+    guidance: float
+    stochastic: bool
+    micro_batch: int | None
+    run: Run
+    cost: Cost
+    _at: tuple[Tensor, Gaussian] | None = field(default=None, repr=False)
+
+    def decode(self, latents: Tensor, inputs: str) -> Any:
+        """Latents are the samples."""
+        if inputs != "latents":
+            raise ValueError(
+                f"rewards must read latents in sample(), got {inputs!r}; "
+                f"wrap the function: as_reward(fn, inputs='latents')"
+            )
+        return latents
+
+    def __call__(
+        self, generators: Sequence[torch.Generator], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """Run all transitions."""
+        corrector = corrector_of(self.terms)
+        if corrector is not None:
+            warn_few_steps(len(self.path))
+        noise = RowNoise(generators, self.shape, dtype)
+        x = self.path.levels[0][1] * noise.draw().to(device)
+        x = x if corrector is None else x * exponent_sum(self.terms) ** -0.5
+        parents = torch.arange(len(x))
+        for index, path in enumerate(self.path.transitions()):
+            self._at = (x, path)
+            pool = self._pool(index)
+            shape = (len(self.run.prompts), self.run.particles)
+            kernel, correction = self._move(x, path, pool, index == 0)
+            drawn = noise.draw().to(device) if kernel.std else 0.0
+            step = Step(
+                index=index,
+                total=len(self.path),
+                x=x,
+                x_next=kernel.mean + kernel.std * drawn,
+                path=path,
+                prompts=shape[0],
+                particles=shape[1],
+                context={"prompts": [p for p in self.run.prompts for _ in range(shape[1])]},
+                log_w=self.run.log_w,
+                may_resample=self.run.may_resample(index, len(self.path)),
+                parents=parents,
+                source=self,
+                estimate=lambda x=x, path=path, pool=pool: self._estimate(x, path, pool),
+                pool=lambda pool=pool: tuple(pool),
+                kernel=kernel,
+                correction=None if correction is None else correction.reshape(shape),
+            )
+            rows = self.run.transition(step)
+            parents = torch.arange(len(x)) if rows is None else rows
+            x = step.x_next[parents.to(device)]
+
+    def _pool(self, index: int) -> list[Expert]:
+        base = next(iter(self.denoisers))
+        name = "cond" if "cond" in self.denoisers else base
+        pool = [Expert("cond", self.guidance, self._evaluate(name, "cond"))]
+        if self.guidance != 1:
+            pool.insert(0, Expert("uncond", 1 - self.guidance, self._evaluate("uncond", "uncond")))
+        return compose(self.terms, pool, self._evaluate, index / len(self.path))
+
+    def _evaluate(self, source: Source, branch: str) -> Tensor:
+        assert self._at is not None
+        x, path = self._at
+        denoiser = self._denoiser(source, branch)
+        with self.cost.time("denoise"):
+            parts = [
+                denoiser(part, path.alpha, path.sigma)
+                for part in x.split(self.micro_batch or len(x))
+            ]
+        self.cost.denoiser_evaluations += len(x)
+        return torch.cat(parts)
+
+    def _denoiser(self, source: Source, branch: str) -> Denoiser:
+        if callable(source):
+            return source  # pyright: ignore[reportReturnType]
+        for name in (f"{source}/{branch}", source):
+            if name in self.denoisers:
+                return self.denoisers[name]
+        raise ValueError(
+            f"denoisers must hold {source!r} or '{label(source)}/{branch}', "
+            f"got {', '.join(self.denoisers)}"
+        )
+
+    def _noises(self, x: Tensor, path: Gaussian, pool: list[Expert]) -> list[tuple[float, Tensor]]:
+        return [
+            (
+                e.b,
+                output_to_epsilon(x, e.output, path.alpha, path.sigma, self.path.prediction),
+            )
+            for e in pool
+        ]
+
+    def _move(
+        self, x: Tensor, path: Gaussian, pool: list[Expert], first: bool
+    ) -> tuple[Kernel, Tensor | None]:
+        corrector = corrector_of(self.terms)
+        if corrector is not None:
+            move = corrector.move(x, path, self._noises(x, path, pool), first)
+            return move.kernel, move.d
+        x0 = self._plain_estimate(x, path, pool)
+        return sde_step(x, x0, path, eta=1.0 if self.stochastic else 0.0), None
+
+    def _plain_estimate(self, x: Tensor, path: Gaussian, pool: list[Expert]) -> Tensor:
+        """Estimate that makes the step move by the pool's score."""
+        total = sum(e.b for e in pool)
+        noises = self._noises(x, path, pool)
+        if path.alpha > 0:
+            return (x - path.sigma * torch.stack([b * e for b, e in noises]).sum(0)) / path.alpha
+        if abs(total - 1) > 1e-6:
+            raise ValueError(
+                f"exponents must sum to 1 where a path starts in pure noise, got {total:g}; "
+                f"add Correct(), or leave out the first level"
+            )
+        return torch.stack(
+            [e.b * predict_x0(x, e.output, 0.0, path.sigma, self.path.prediction) for e in pool]
+        ).sum(0)
+
+    def _estimate(self, x: Tensor, path: Gaussian, pool: list[Expert]) -> Tensor:
+        if path.alpha == 0:
+            return self._plain_estimate(x, path, pool) / sum(e.b for e in pool)
+        return pool_estimate(x, path, self._noises(x, path, pool))
+
+
+def _check(
+    named: Mapping[str, Denoiser],
+    guidance: float,
+    particles: int,
+    micro_batch: int | None,
+    select: str | None,
+) -> None:
+    if not named:
+        raise ValueError("denoisers must hold at least one function, got none")
+    if guidance != 1 and "uncond" not in named:
+        raise ValueError(
+            f"denoisers must hold 'uncond' for guidance {guidance:g}, got {', '.join(named)}; "
+            f"add it, or set guidance=1"
+        )
+    for name, value in (("particles", particles), ("micro_batch", micro_batch)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if select is not None and select not in SELECTS:
+        raise ValueError(f"select must be one of {', '.join(SELECTS)}, got {select!r}")

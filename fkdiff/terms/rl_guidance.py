@@ -1,0 +1,151 @@
+r"""RL guidance: lean on an RL-tuned expert by more, or less, than it was tuned to.
+
+$$\hat v = v_{\mathrm{ref}} + w\,(v_\theta - v_{\mathrm{ref}})$$
+
+is the score of the geometric mixture $q_{\mathrm{ref}}^{1 - w} q_\theta^w$ at each noise level.
+Weights sum to 1, so that every prediction type may be mixed as it is.
+
+References:
+    | Inference-Time Alignment Control for Diffusion Models with Reinforcement Learning Guidance
+    | arXiv 2508.21016
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from fkdiff.terms.pool import Evaluate, PoolTerm, Source, label
+from fkdiff.terms.step import Expert
+
+__all__ = ["RLGuidance"]
+
+
+@dataclass(frozen=True)
+class RLGuidance(PoolTerm):
+    r"""Mix base and tuned experts: $q_{\mathrm{ref}}^{1 - w} q_\theta^w$.
+
+    Where the tuned model is the optimum of the reward with KL strength $\beta$,
+    $q_\theta \propto q_{\mathrm{ref}} \exp(R / \beta)$, the mixture has strength
+    $\beta_{\mathrm{eff}} = \beta / w$ (at the data; on the way only with `Correct()`). w = 0 is
+    the base and 1 the tuned model, each bit for bit at one evaluation; above 1 extrapolates.
+
+    Arguments:
+        tuned: The tuned expert: name of a LoRA adapter that the pipeline has loaded, a network
+            called as the pipeline's own, a pipeline that holds one, or the name of a denoiser
+            that `sample` was given. A mapping of several to their weights, which w multiplies.
+        w: Weight, finite; or a function of the share of the run that is done, in [0, 1).
+        interval: Shares of the run between which w holds; outside it the base model runs alone.
+        mode: "output" mixes predictions; "weights" scales the adapter's update by w, one
+            evaluation of a different model.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    References:
+        | Inference-Time Alignment Control for Diffusion Models with Reinforcement Learning
+        | Guidance, arXiv 2508.21016
+
+    Example:
+        >>> RLGuidance("emoji-rl", 1.6).weights(0.0)
+        {'emoji-rl': 1.6}
+        >>> RLGuidance({"taste": 0.5, "text": 1.0}, 2).target
+        'base^-2 taste^1 text^2'
+    """
+
+    tuned: Source | Mapping[Source, float]
+    w: float | Callable[[float], float] = 1.0
+    interval: tuple[float, float] | None = None
+    mode: Literal["output", "weights"] = "output"
+    stage: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("tuned must name at least one expert, got an empty mapping")
+        for name, share in self.sources.items():
+            if not math.isfinite(share):
+                raise ValueError(f"weight of {label(name)} must be finite, got {share}")
+        if not callable(self.w) and not math.isfinite(self.w):
+            raise ValueError(f"w must be finite, got {self.w}; 1 is the tuned model")
+        if self.interval is not None and not 0 <= self.interval[0] < self.interval[1] <= 1:
+            raise ValueError(
+                f"interval must be two shares of the run, 0 <= first < last <= 1, "
+                f"got {self.interval}"
+            )
+        if self.mode not in ("output", "weights"):
+            raise ValueError(f"mode must be 'output' or 'weights', got {self.mode!r}")
+        if self.mode == "weights" and not all(isinstance(s, str) for s in self.sources):
+            raise ValueError(
+                f"mode 'weights' scales LoRA adapters, got {self!r}; name loaded adapters, "
+                f"or use mode='output'"
+            )
+
+    def __repr__(self) -> str:
+        names = {name: share for name, share in self.sources.items()}
+        shown = ", ".join(f"{_shown(name)}: {share!r}" for name, share in names.items())
+        tuned = f"{{{shown}}}" if isinstance(self.tuned, Mapping) else _shown(self.tuned)
+        w = label(self.w) if callable(self.w) else repr(self.w)
+        rest = "" if self.interval is None else f", interval={self.interval!r}"
+        rest += "" if self.mode == "output" else f", mode={self.mode!r}"
+        return f"RLGuidance(tuned={tuned}, w={w}{rest})"
+
+    @property
+    def sources(self) -> dict[Source, float]:
+        """Each tuned expert with its share of w."""
+        if isinstance(self.tuned, Mapping):
+            return {source: float(share) for source, share in self.tuned.items()}
+        return {self.tuned: 1.0}
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether w changes in time."""
+        return callable(self.w) or self.interval not in (None, (0, 1))
+
+    @property
+    def target(self) -> str:
+        """Powers of the base and of each expert."""
+        if self.mode == "weights":
+            return "law of the model with its adapter scaled"
+        if self.scheduled:
+            return "base^(1 - w(t)) tuned^w(t)"
+        shares = {label(s, i): w for i, (s, w) in enumerate(self.weights(0.0).items())}
+        powers = {"base": 1 - sum(shares.values()), **shares}
+        return " ".join(f"{name}^{power:g}" for name, power in powers.items())
+
+    def weights(self, progress: float) -> dict[Source, float]:
+        """Weight of each tuned expert where this share of the run is done.
+
+        Raises:
+            ValueError: If the schedule gives a weight that isn't finite.
+        """
+        w = self.w(progress) if callable(self.w) else self.w
+        if not math.isfinite(w):
+            raise ValueError(f"w must be finite, got {w} at progress {progress:g}")
+        first, last = self.interval or (0, 1)
+        inside = first <= progress < last
+        return {source: w * share if inside else 0.0 for source, share in self.sources.items()}
+
+    def experts(
+        self, pool: list[Expert], evaluate: Evaluate, progress: float = 0.0
+    ) -> list[Expert]:
+        """Split each expert into the base model's and the tuned ones'."""
+        if self.mode == "weights":
+            return pool
+        weights = self.weights(progress)
+        base = 1 - sum(weights.values())
+        split = []
+        for expert in pool:
+            split.append(Expert(expert.name, base * expert.b, expert.output))
+            for i, (source, w) in enumerate(weights.items()):
+                if w != 0:
+                    name = f"{label(source, i)}/{expert.name}"
+                    split.append(Expert(name, w * expert.b, evaluate(source, expert.name)))
+        return split
+
+    def exponent_sum(self, total: float) -> float:
+        """The same."""
+        return total
+
+
+def _shown(source: Source) -> str:
+    return repr(source) if isinstance(source, str) else label(source)

@@ -12,22 +12,58 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fkdiff.rewards.aesthetic import AestheticPredictor
+    from fkdiff.rewards.audio import Loudness, SpectralCentroid, SpectralFlatness
+    from fkdiff.rewards.classifier import Classifier
+    from fkdiff.rewards.frames import PerFrame
+    from fkdiff.rewards.hps import HPSv2
+    from fkdiff.rewards.image_reward import ImageReward
+    from fkdiff.rewards.pick_score import PickScore
     from fkdiff.rewards.pixels import Brightness, Colourfulness, JPEGSize
+    from fkdiff.rewards.safety import Safety
     from fkdiff.rewards.text_image import OpenCLIP
+    from fkdiff.rewards.vqa import VQAScore
 
-__all__ = ["Brightness", "Colourfulness", "JPEGSize", "OpenCLIP"]
+__all__ = [
+    "AestheticPredictor",
+    "Brightness",
+    "Classifier",
+    "Colourfulness",
+    "HPSv2",
+    "ImageReward",
+    "JPEGSize",
+    "Loudness",
+    "OpenCLIP",
+    "PerFrame",
+    "PickScore",
+    "Safety",
+    "SpectralCentroid",
+    "SpectralFlatness",
+    "VQAScore",
+]
 
 _HOMES = {
-    "Brightness": "fkdiff.rewards.pixels",
-    "Colourfulness": "fkdiff.rewards.pixels",
-    "JPEGSize": "fkdiff.rewards.pixels",
-    "OpenCLIP": "fkdiff.rewards.text_image",
+    "AestheticPredictor": "aesthetic",
+    "Brightness": "pixels",
+    "Classifier": "classifier",
+    "Colourfulness": "pixels",
+    "HPSv2": "hps",
+    "ImageReward": "image_reward",
+    "JPEGSize": "pixels",
+    "Loudness": "audio",
+    "OpenCLIP": "text_image",
+    "PerFrame": "frames",
+    "PickScore": "pick_score",
+    "Safety": "safety",
+    "SpectralCentroid": "audio",
+    "SpectralFlatness": "audio",
+    "VQAScore": "vqa",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        return getattr(import_module(f"fkdiff.rewards.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'fkdiff.rewards' has no attribute {name!r}")
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
 
 from fkdiff.terms.reward_algebra import Composable, check_calibration
+from fkdiff.terms.reward_function import pil_images
 
 __all__ = ["Brightness", "Colourfulness", "JPEGSize"]
 
@@ -133,12 +133,11 @@ class JPEGSize(Composable):
 
     def __call__(self, samples: Tensor, **context: Any) -> Tensor:
         """Kilobytes of each of the images (n, 3, h, w) in [0, 1], shape (n,)."""
-        levels = samples.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
-        return torch.tensor([self._kilobytes(image) for image in levels])
+        return torch.tensor([self._kilobytes(image) for image in pil_images(samples)])
 
-    def _kilobytes(self, image: Tensor) -> float:
+    def _kilobytes(self, image: Any) -> float:
         with io.BytesIO() as file:
-            to_pil_image(image).save(file, format="JPEG", quality=self.quality)
+            image.save(file, format="JPEG", quality=self.quality)
             return file.tell() / 1000
 
     def __repr__(self) -> str:

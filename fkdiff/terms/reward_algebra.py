@@ -32,6 +32,8 @@ class Composable(ABC):
         differentiable: Whether gradients flow from the values to the samples.
         mean: Stated mean of the values, for calibration.
         sd: Stated standard deviation of the values, positive.
+        weights: Where its weights lie: paths, "hf-hub:owner/name", "hf-hub:owner/name/file" or
+            "zoo:name"; none by default.
 
     Example:
         >>> from fkdiff.rewards import Brightness, Colourfulness
@@ -44,6 +46,7 @@ class Composable(ABC):
     differentiable: bool
     mean: float
     sd: float
+    weights: tuple[str, ...] = ()
 
     @abstractmethod
     def __call__(self, samples: Any, **context: Any) -> Tensor:

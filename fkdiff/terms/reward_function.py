@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fkdiff.terms.reward_algebra import Composable
 
-__all__ = ["Function", "Keywords", "RewardError", "as_column", "name_of"]
+__all__ = ["Function", "Keywords", "RewardError", "as_column", "name_of", "pil_images", "row_wise"]
 
 
 class RewardError(ValueError):
@@ -94,10 +94,10 @@ class Function(Composable):
     def _batch(self, samples: Any, context: Mapping[str, Any], rows: slice, n: int) -> Tensor:
         batch = samples[rows]
         context = {
-            key: value[rows] if _row_wise(value, n) else value for key, value in context.items()
+            key: value[rows] if row_wise(value, n) else value for key, value in context.items()
         }
         with self._gradients():
-            value = self.fn(_pil_images(batch) if self.pil else batch, **context)
+            value = self.fn(pil_images(batch) if self.pil else batch, **context)
         value = as_column(value, len(batch), self.name)
         # Out of inference mode a clone is an ordinary tensor, free to be stored and updated.
         return value.clone() if value.is_inference() else value
@@ -156,17 +156,29 @@ def as_column(value: Any, n: int, name: str) -> Tensor:
     return value
 
 
-def _row_wise(value: Any, n: int) -> bool:
+def row_wise(value: Any, n: int) -> bool:
+    """Whether a piece of context has one entry for each of n samples.
+
+    Example:
+        >>> row_wise(["a cat", "a dog"], 2), row_wise("ab", 2)
+        (True, False)
+    """
     if isinstance(value, Tensor):
         return value.ndim > 0 and len(value) == n
     return isinstance(value, list | tuple) and len(value) == n
 
 
-def _pil_images(pixels: Tensor) -> list[Any]:
-    from torchvision.transforms.functional import to_pil_image
+def pil_images(pixels: Tensor) -> list[Any]:
+    """Images (n, 3, h, w) in [0, 1] as Pillow images of 8 bits.
+
+    Example:
+        >>> pil_images(torch.ones(1, 3, 4, 6))[0].size
+        (6, 4)
+    """
+    from PIL import Image
 
     levels = pixels.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
-    return [to_pil_image(image) for image in levels.cpu()]
+    return [Image.fromarray(image.numpy()) for image in levels.movedim(1, -1).cpu().contiguous()]
 
 
 def name_of(fn: Callable[..., Any]) -> str:

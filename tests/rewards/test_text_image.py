@@ -13,7 +13,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from fkdiff import zoo
 from fkdiff.rewards import OpenCLIP, text_image
-from fkdiff.rewards.preprocess import preprocess
+from fkdiff.rewards.preprocess import ImageSettings, preprocess
 from fkdiff.terms.reward import RewardError, evaluate
 
 PROMPTS = ["a cat", "a pizza on a red background", "a cat"]
@@ -76,7 +76,7 @@ def test_preprocessing_follows_pillow(mode, interpolation, size, shape):
     images = photos(*shape)
     theirs = image_transform_v2(PreprocessCfg(**settings), is_train=False)
     expected = torch.stack([theirs(to_pil_image(image)) for image in images])
-    difference = preprocess(images, settings) - expected
+    difference = preprocess(images, ImageSettings(**settings)) - expected
     levels = 255 * (difference * torch.tensor(settings["std"])[:, None, None]).abs()
     assert levels.max() < 1.6  # two passes, each rounded to half a level
 
@@ -160,7 +160,7 @@ def test_zoo_models_bring_their_constants(folder, monkeypatch):
 def test_weights_that_cannot_be_loaded_are_one_clear_line(tmp_path):
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": MODEL}))
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(RewardError, match="can't be loaded .*; check the network, or") as caught:
+    with pytest.raises(RewardError, match="can't be loaded .*; check the network and the name, or") as caught:
         OpenCLIP(str(tmp_path)).prepare()
     assert "\n" not in str(caught.value)
 

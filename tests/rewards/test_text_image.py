@@ -15,6 +15,7 @@ from fkdiff import zoo
 from fkdiff.rewards import OpenCLIP, text_image
 from fkdiff.rewards.preprocess import ImageSettings, preprocess
 from fkdiff.terms.reward import RewardError, evaluate
+from tests.rewards.images import photos
 
 PROMPTS = ["a cat", "a pizza on a red background", "a cat"]
 MODEL = {
@@ -22,15 +23,6 @@ MODEL = {
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
 }
-
-
-def photos(height, width, n=3):
-    """Images with edges and 8-bit levels, so that Pillow sees exactly the same."""
-    generator = torch.Generator().manual_seed(height)
-    coarse = torch.rand(n, 3, 7, 5, generator=generator)
-    smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
-    smooth[:, :, height // 3 :, : width // 2] = 1.0
-    return (255 * smooth).round() / 255
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +152,9 @@ def test_zoo_models_bring_their_constants(folder, monkeypatch):
 def test_weights_that_cannot_be_loaded_are_one_clear_line(tmp_path):
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": MODEL}))
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(RewardError, match="can't be loaded .*; check the network and the name, or") as caught:
+    with pytest.raises(
+        RewardError, match="can't be loaded .*; check the network and the name, or"
+    ) as caught:
         OpenCLIP(str(tmp_path)).prepare()
     assert "\n" not in str(caught.value)
 

@@ -29,24 +29,38 @@ _ABOUT = {
         "disturbed latents. `calibration` is the mean and deviation of the cosine over plain "
         "samples of `emoji` on the tune prompts."
     ),
+    "emoji-judge": (
+        "Says which objects a 64x64 picture shows, where, in which colour and on which ground, "
+        "and whether something in it is no whole object: an independent check of the models, "
+        "never a reward. A plain strided convolutional net trained on scenes with places, sizes, "
+        "seeds and disturbances of its own, an eighth of the things in them blends, halves or "
+        "blobs. `quality` is the share of pictures of which everything is said right."
+    ),
 }
-_KIND = {"emoji": "pipeline", "emoji-clip": "dual encoder"}
+_KIND = {"emoji": "pipeline", "emoji-clip": "dual encoder", "emoji-judge": "verifier"}
 _SUMMARY = {
     "emoji": "text to 64x64 pictures of emoji scenes (StableDiffusionPipeline)",
     "emoji-clip": "how well a picture meets a caption (open_clip dual encoder)",
+    "emoji-judge": "what a picture shows, for checking models; never a reward",
 }
-_STAGES = {"emoji": ("vae", "latents", "emoji"), "emoji-clip": ("vae", "clip")}
+_STAGES = {
+    "emoji": ("vae", "latents", "emoji"),
+    "emoji-clip": ("vae", "clip"),
+    "emoji-judge": ("vae", "judge"),
+}
 
 
 def write_card(name: str, folder: Path, facts: dict[str, Any]) -> None:
     """Writes `card.json` of a model.
 
     Args:
-        name: "emoji" or "emoji-clip".
+        name: "emoji", "emoji-clip" or "emoji-judge".
         folder: The model's folder.
         facts: What the run knows: seed, images, quality, defaults, calibration.
     """
-    recipe = [f"python -m fkdiff.zoo.train {stage}" for stage in (*_STAGES[name], "export")]
+    recipe = [f"python -m fkdiff.zoo.train {stage}" for stage in _STAGES[name]]
+    if name != "emoji-judge":
+        recipe.append("python -m fkdiff.zoo.train export")
     card = {
         "name": name,
         "kind": _KIND[name],

@@ -15,7 +15,13 @@ from fkdiff.zoo.denoiser import denoiser, scheduler, text_encoder
 from fkdiff.zoo.dual_encoder import CONFIG
 from fkdiff.zoo.vocabulary import build_tokenizer
 
-__all__ = ["export_dual_encoder", "export_pipeline", "load_autoencoder", "read_part"]
+__all__ = [
+    "export_dual_encoder",
+    "export_judge",
+    "export_pipeline",
+    "load_autoencoder",
+    "read_part",
+]
 
 _HALF = [0.5, 0.5, 0.5]
 
@@ -110,4 +116,20 @@ def export_dual_encoder(folder: Path, target: Path) -> None:
     config = {"model_cfg": CONFIG, "preprocess_cfg": preprocess | {"resize_mode": "shortest"}}
     (target / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
     build_tokenizer().save_pretrained(target)
+    _readable(target)
+
+
+def export_judge(folder: Path, target: Path) -> None:
+    """Writes `emoji-judge` as `load_judge` reads it.
+
+    Args:
+        folder: Training folder with the stage `judge`.
+        target: Where the weights go.
+    """
+    state = folder / "judge" / "state.safetensors"
+    # Batch statistics are buffers: the average holds parameters alone, the rest comes as it is.
+    weights, _ = read_part(state, "judge")
+    target.mkdir(parents=True, exist_ok=True)
+    half = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
+    save_file({k: v.contiguous() for k, v in half.items()}, target / "model.safetensors")
     _readable(target)

@@ -1,7 +1,7 @@
 """Training recipes of the bundled models: `python -m fkdiff.zoo.train STAGE --out DIR`.
 
-The stages, in order: vae, latents, clip, emoji, export, measure. Training resumes with --resume,
-and starts from the bundled weights with --warm.
+The stages, in order: vae, latents, clip, judge, emoji, export, measure. Training resumes with
+--resume, and starts from the bundled weights with --warm.
 The stages that train also run under torchrun, each process with its share of the batch.
 """
 
@@ -20,23 +20,32 @@ from fkdiff.zoo.autoencoder import AutoencoderTask
 from fkdiff.zoo.cards import write_card
 from fkdiff.zoo.denoiser import DenoiserTask
 from fkdiff.zoo.dual_encoder import DualEncoderTask
-from fkdiff.zoo.export import export_dual_encoder, export_pipeline, load_autoencoder, read_part
+from fkdiff.zoo.export import (
+    export_dual_encoder,
+    export_judge,
+    export_pipeline,
+    load_autoencoder,
+    read_part,
+)
+from fkdiff.zoo.judge import load_judge
 from fkdiff.zoo.latents import LatentData, cache_latents
 from fkdiff.zoo.loop import Fit, Trainer
 from fkdiff.zoo.measure import PLACEHOLDERS, measure
 from fkdiff.zoo.sprites import Sprites, fetch, load_art
+from fkdiff.zoo.verifier import JudgeTask, exact_share
 
 __all__ = ["STAGES", "main"]
 
 ZOO = Path(__file__).parent
-BATCH = {"vae": 8, "emoji": 32, "clip": 64}
+BATCH = {"vae": 8, "emoji": 32, "clip": 64, "judge": 64}
 BUNDLED = {
     "vae": ZOO / "emoji/vae/diffusion_pytorch_model.safetensors",
     "unet": ZOO / "emoji/unet/diffusion_pytorch_model.safetensors",
     "text_encoder": ZOO / "emoji/text_encoder/model.safetensors",
     "clip": ZOO / "emoji_clip/open_clip_model.safetensors",
+    "judge": ZOO / "emoji_judge/model.safetensors",
 }
-PARTS = {"vae": "vae", "emoji": "unet", "clip": "clip"}
+PARTS = {"vae": "vae", "emoji": "unet", "clip": "clip", "judge": "judge"}
 
 
 def _sprites(args: argparse.Namespace) -> Sprites:
@@ -87,6 +96,26 @@ def _clip(args: argparse.Namespace) -> None:
     _run(DualEncoderTask(_sprites(args), vae, fit, args.out / "clip").trainer, args)
 
 
+def _judge(args: argparse.Namespace) -> None:
+    rate = args.lr or 2e-3
+    fit = Fit(args.images // BATCH["judge"], rate, hold=0.3, ema=0.99, seed=args.seed)
+    sprites, vae = _sprites(args), load_autoencoder(args.out)
+    task = JudgeTask(sprites, vae, fit, args.out / "judge")
+    _run(task.trainer, args)
+    export_judge(args.out, ZOO / "emoji_judge")
+    facts = {
+        "defaults": {},
+        "quality": {
+            "exact, fresh renders": exact_share(load_judge(ZOO / "emoji_judge"), sprites, None),
+            "exact, through the autoencoder": exact_share(
+                load_judge(ZOO / "emoji_judge"), sprites, vae
+            ),
+        },
+    }
+    facts |= {"seed": args.seed, "images": task.trainer.step * BATCH["judge"]}
+    write_card("emoji-judge", ZOO / "emoji_judge", facts)
+
+
 def _facts(args: argparse.Namespace, stage: str) -> dict[str, Any]:
     """What a card says of a run: its seed and images, and what stage `measure` found."""
     folder = args.out / stage
@@ -114,6 +143,7 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], None], int]] = {
     "vae": (_vae, 40_000),
     "latents": (_latents, 50_000),
     "clip": (_clip, 100_000),
+    "judge": (_judge, 60_000),
     "emoji": (_emoji, 200_000),
     "export": (_export, 1),
     "measure": (_measure, 150),

@@ -16,6 +16,7 @@ from fkdiff.zoo.latents import CHUNK, LatentData, cache_latents
 from fkdiff.zoo.loop import Fit, Trainer
 from fkdiff.zoo.measure import load_scorer, quality, sample_prompts
 from fkdiff.zoo.sprites import Sprites
+from fkdiff.zoo.verifier import JudgeTask
 from fkdiff.zoo.vocabulary import LENGTH, build_tokenizer
 from fkdiff.zoo.words import known_words
 
@@ -29,13 +30,14 @@ def _data() -> LatentData:
     return LatentData(latents, np.array(tokens), 1.0)
 
 
-@pytest.fixture(params=["vae", "emoji", "clip"])
+@pytest.fixture(params=["vae", "emoji", "clip", "judge"])
 def make(request: pytest.FixtureRequest, sprites: Sprites) -> Make:
     """Builds the trainer of one stage at a tiny batch."""
     return {
         "vae": lambda fit, out: AutoencoderTask(sprites, fit, out, batch=4).trainer,
         "emoji": lambda fit, out: DenoiserTask(_data(), fit, out, batch=4).trainer,
         "clip": lambda fit, out: DualEncoderTask(sprites, None, fit, out, batch=8).trainer,
+        "judge": lambda fit, out: JudgeTask(sprites, None, fit, out, batch=8).trainer,
     }[request.param]
 
 

@@ -12,7 +12,7 @@ from fkdiff.rewards.preprocess import ImageSettings, preprocess, settings_of
 from fkdiff.rewards.weights import from_hub, loading, read_tensors
 from fkdiff.terms.reward_function import RewardError
 
-__all__ = ["Classifier", "classifier"]
+__all__ = ["Classifier"]
 
 _TORCHVISION = "torchvision:"
 
@@ -29,7 +29,8 @@ class Classifier(ModelReward):
     Arguments:
         model: Hub id or folder of an image classifier of transformers, or "torchvision:NAME" with
             its default weights, or "torchvision:NAME/WEIGHTS".
-        label: Name of a label (case and underscores don't matter), or its number.
+        label: Name of a label (case and underscores don't matter), or its number; None to read it
+            off the end of `model`, written "MODEL:LABEL".
         checkpoint: For torchvision: a safetensors file of weights instead of the download.
         device: Where to run, None for the device of the first images.
         mean: Stated mean of the log-probability.
@@ -46,16 +47,25 @@ class Classifier(ModelReward):
     Example:
         >>> Classifier("google/vit-base-patch16-224", "golden retriever").name
         'golden retriever'
+        >>> Classifier("torchvision:resnet50:golden_retriever")
+        Classifier(model='torchvision:resnet50', label='golden_retriever')
     """
 
     model: str
-    label: str | int
+    label: str | int | None = None
     checkpoint: str | None = None
 
+    argument = "MODEL:LABEL"
     reads_prompts = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.label is None:
+            model, _, label = self.model.rpartition(":")
+            if not model or model == _TORCHVISION[:-1]:
+                raise RewardError(f"a classifier needs a label: Classifier({self.model!r}, label)")
+            object.__setattr__(self, "model", model)
+            object.__setattr__(self, "label", int(label) if label.isdecimal() else label)
         if self.checkpoint and not self.model.startswith(_TORCHVISION):
             raise RewardError(
                 f"checkpoint goes with {_TORCHVISION}NAME, got model {self.model!r}; a model of "
@@ -109,21 +119,6 @@ class Classifier(ModelReward):
         return _LogProbability(model, settings, number)
 
 
-def classifier(spec: str) -> Classifier:
-    """A classifier by one string, for the command line: "MODEL:LABEL".
-
-    Example:
-        >>> classifier("torchvision:resnet50:golden_retriever")
-        Classifier(model='torchvision:resnet50', label='golden_retriever')
-        >>> classifier("google/vit-base-patch16-224:207").label
-        207
-    """
-    model, _, label = spec.rpartition(":")
-    if not model or model == _TORCHVISION[:-1]:
-        raise RewardError(f"a classifier is written classifier:MODEL:LABEL, got {spec!r}")
-    return Classifier(model, int(label) if label.isdecimal() else label)
-
-
 class _LogProbability(nn.Module):
     def __init__(self, model: nn.Module, settings: ImageSettings, number: int) -> None:
         super().__init__()
@@ -135,7 +130,7 @@ class _LogProbability(nn.Module):
         return logits.log_softmax(dim=1)[:, self.number]
 
 
-def _number(label: str | int, names: Mapping[int, str], model: str) -> int:
+def _number(label: str | int | None, names: Mapping[int, str], model: str) -> int:
     """The number of a label, given as such or by name."""
     if isinstance(label, int):
         if label in names:

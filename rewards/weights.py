@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from fkdiff.terms.reward_function import RewardError
@@ -12,6 +14,16 @@ from fkdiff.terms.reward_function import RewardError
 __all__ = ["absence", "from_hub", "loading", "locate", "read_tensors", "refuse_pickle"]
 
 _HUB = "hf-hub:"
+_LATER = "not here yet; fetched at first use"
+_FAILURES = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    ImportError,
+    SafetensorError,
+    UnpicklingError,
+)
 _CONVERT = (
     "import torch, safetensors.torch as s; "
     "s.save_file(torch.load('old.pth', weights_only=True), 'new.safetensors')"
@@ -39,7 +51,7 @@ def loading(what: str) -> Iterator[None]:
         yield
     except (torch.OutOfMemoryError, RewardError):
         raise
-    except (OSError, ValueError, RuntimeError, LookupError, ImportError) as error:
+    except _FAILURES as error:
         lines = str(error).split(". ")[0].splitlines() or [type(error).__name__]
         raise RewardError(
             f"{what} can't be loaded ({lines[0]}); check the network and the name, or name a "
@@ -115,7 +127,7 @@ def absence(source: str) -> str | None:
     """Why `source` can't be loaded without a network, None if it can.
 
     Arguments:
-        source: A path, "hf-hub:owner/name", "hf-hub:owner/name/file" or "zoo:name".
+        source: One of those that `Composable.weights` names.
 
     Example:
         >>> absence("zoo:emoji-clip")
@@ -124,6 +136,8 @@ def absence(source: str) -> str | None:
     """
     if source.startswith("zoo:"):
         return None
+    if source.startswith(("https:", "torchvision:")):
+        return _LATER
     if not source.startswith(_HUB):
         path = Path(source).expanduser()
         return None if path.exists() else f"there is no file {path.name}"
@@ -134,8 +148,8 @@ def absence(source: str) -> str | None:
     try:
         folder = Path(snapshot_download(repository, local_files_only=True))
     except LocalEntryNotFoundError:
-        return "not downloaded yet; the first use fetches it"
-    return None if (folder / file).exists() else "not downloaded yet; the first use fetches it"
+        return _LATER
+    return None if (folder / file).exists() else _LATER
 
 
 def from_hub(model: str) -> str:

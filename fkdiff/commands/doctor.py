@@ -94,6 +94,4 @@ def _models() -> list[tuple[str, str, bool]]:
 def _rewards() -> list[tuple[str, str, bool]]:
     from fkdiff.commands.lists import reward_rows
 
-    return [
-        (f"reward {row['name']}", row["state"], row["state"] == "ready") for row in reward_rows()
-    ]
+    return [(f"reward {row['name']}", row["state"], row["usable"]) for row in reward_rows()]

@@ -1,6 +1,11 @@
 """`fkdiff rewards` and `fkdiff zoo`: what there is to work with."""
 
-from typing import Any
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fkdiff.terms.reward_finding import RewardEntry
 
 __all__ = ["REWARDS_EXAMPLE", "ZOO_EXAMPLE", "reward_rows", "rewards", "zoo"]
 
@@ -12,25 +17,78 @@ ZOO_EXAMPLE = 'Example: fkdiff generate "two penguins on a pink background" --mo
 
 
 def rewards() -> None:
-    """List the rewards that installed packages announce."""
-    names = ("name", "scores", "package", "state")
-    _print_table(names, [tuple(row[name] for name in names) for row in reward_rows()])
+    """List the rewards that installed packages announce, and what each needs."""
+    names = ("name", "scores", "gradients", "weights", "package", "state")
+    _print_table(names, [tuple(str(row[name]) for name in names) for row in reward_rows()])
 
 
-def reward_rows() -> list[dict[str, str]]:
-    """Each announced reward: name, package, what it scores, and whether it can be loaded."""
-    from fkdiff.terms.reward import RewardError, available, load_reward
+def reward_rows() -> list[dict[str, Any]]:
+    """Each announced reward: what it scores and needs, and whether it is usable here and now."""
+    from fkdiff.terms.reward import available
 
-    rows = []
-    for entry in available():
-        try:
-            scores, state = load_reward(entry.name).inputs, "ready"
-        except RewardError as error:
-            scores, state = "", str(error)
-        rows.append(
-            {"name": entry.name, "scores": scores, "package": entry.package, "state": state}
-        )
-    return rows
+    return [_reward_row(entry) for entry in available()]
+
+
+def _reward_row(entry: "RewardEntry") -> dict[str, Any]:
+    from fkdiff.rewards.weights import absence
+    from fkdiff.terms.reward import RewardError, load_reward
+    from fkdiff.terms.reward_finding import argument_of
+
+    row = {"name": entry.name, "package": entry.package, "weights": "", "usable": False}
+    try:
+        needed = argument_of(entry)
+        reward: Any = needed[0] if needed else load_reward(entry.name)
+    except RewardError as error:
+        return {**row, "scores": "", "gradients": "", "state": str(error)}
+    row["scores"] = getattr(reward, "inputs", "")
+    row["gradients"] = {True: "yes", False: "no"}.get(reward.differentiable, "as its reward")
+    lacking = _lacking(entry)
+    if lacking:
+        return {**row, "state": f"needs {lacking}; try: pip install '{entry.package}'"}
+    if needed:
+        told = {"weights": "as named", "state": f"write {entry.name}:{needed[1]}"}
+        return {**row, **told, "usable": True}
+    sources = getattr(reward, "weights", ())
+    absent = next(filter(None, map(absence, sources)), None)
+    row["weights"] = ", ".join(map(_source, sources))
+    return {**row, "state": absent or "ready", "usable": absent is None}
+
+
+def _source(weights: str) -> str:
+    """Where weights lie, in words; of a path only the end.
+
+    >>> _source("zoo:emoji-clip"), _source("hf-hub:owner/name/a.pt"), _source("/home/b.pt")
+    ('bundled', 'Hub owner/name', 'b.pt')
+    """
+    if weights.startswith("zoo:"):
+        return "bundled"
+    if weights.startswith("hf-hub:"):
+        return "Hub " + "/".join(weights.removeprefix("hf-hub:").split("/")[:2])
+    return weights if ":" in weights else Path(weights).name
+
+
+def _lacking(entry: "RewardEntry") -> str:
+    """Packages of the reward's extras that aren't installed."""
+    from packaging.requirements import Requirement
+
+    if not entry.extras:
+        return ""
+    stated = [Requirement(line) for line in requires(entry.distribution) or ()]
+    wanted = [
+        requirement.name
+        for requirement in stated
+        for extra in entry.extras
+        if requirement.marker and requirement.marker.evaluate({"extra": extra})
+    ]
+    return ", ".join(name for name in wanted if not _installed(name))
+
+
+def _installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def zoo() -> None:

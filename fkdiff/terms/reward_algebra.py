@@ -32,8 +32,8 @@ class Composable(ABC):
         differentiable: Whether gradients flow from the values to the samples.
         mean: Stated mean of the values, for calibration.
         sd: Stated standard deviation of the values, positive.
-        weights: Where its weights lie: paths, "hf-hub:owner/name", "hf-hub:owner/name/file" or
-            "zoo:name"; none by default.
+        weights: Where its weights lie: paths, "hf-hub:owner/name", "hf-hub:owner/name/file",
+            "torchvision:name", "https:..." or "zoo:name"; none by default.
 
     Example:
         >>> from fkdiff.rewards import Brightness, Colourfulness

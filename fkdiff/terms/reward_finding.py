@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from fkdiff.terms.reward_algebra import Composable
 
-__all__ = ["GROUP", "RewardEntry", "available", "load_reward"]
+__all__ = ["GROUP", "RewardEntry", "argument_of", "available", "load_reward"]
 
 GROUP = "fkdiff.rewards"
 
@@ -68,6 +68,31 @@ def available() -> list[RewardEntry]:
     """
     entries = [_entry(point) for point in importlib.metadata.entry_points(group=GROUP)]
     return sorted(entries, key=lambda entry: (entry.name, entry.distribution))
+
+
+def argument_of(entry: RewardEntry) -> tuple[type, str] | None:
+    """A class that can't be made without a setting, and what to write for it; imports the class.
+
+    Such a reward is named with its setting, as in "vqa:owner/name". A class may tell what to write
+    by an attribute `argument`.
+
+    Raises:
+        RewardError: If the code can't be imported.
+
+    Example:
+        >>> entry = RewardEntry("per-frame", "fkdiff", "0.1", "fkdiff.rewards.frames:PerFrame")
+        >>> argument_of(entry)
+        (<class 'fkdiff.rewards.frames.PerFrame'>, 'REWARD')
+    """
+    point = importlib.metadata.EntryPoint(entry.name, entry.value, GROUP)
+    found = _imported(point, entry)
+    if not isinstance(found, type):
+        return None
+    parameters = inspect.signature(found).parameters.values()
+    needed = [
+        p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
+    return (found, getattr(found, "argument", needed[0].upper())) if needed else None
 
 
 def load_reward(spec: str) -> "Composable":
@@ -155,12 +180,18 @@ def _from_entry_point(name: str, points: "list[EntryPoint]") -> Any:
         raise RewardError(
             f"reward {name!r} is announced by {told}; uninstall one, or name one as module:attr"
         )
+    return _imported(points[0], entries[0])
+
+
+def _imported(point: "EntryPoint", entry: RewardEntry) -> Any:
+    from fkdiff.terms.reward import RewardError
+
     try:
-        return points[0].load()
+        return point.load()
     except Exception as error:
         raise RewardError(
-            f"reward {name!r} of {entries[0].distribution} can't be imported "
-            f"({type(error).__name__}: {error}); try: pip install '{entries[0].package}'"
+            f"reward {entry.name!r} of {entry.distribution} can't be imported "
+            f"({type(error).__name__}: {error}); try: pip install '{entry.package}'"
         ) from error
 
 

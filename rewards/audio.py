@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fkdiff.rewards.written import written
 from fkdiff.terms.reward_algebra import Composable, check_calibration
 
 __all__ = ["Loudness", "SpectralCentroid", "SpectralFlatness"]
@@ -16,7 +17,7 @@ __all__ = ["Loudness", "SpectralCentroid", "SpectralFlatness"]
 _FLOOR = 1e-12  # of a mean power: silence is -120 dB
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Waveform(Composable):
     mean: float = 0.0
     sd: float = 1.0
@@ -26,8 +27,11 @@ class _Waveform(Composable):
     def __post_init__(self) -> None:
         check_calibration(self.mean, self.sd)
 
+    def __repr__(self) -> str:
+        return written(self)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Loudness(_Waveform):
     r"""Mean power of a waveform in decibels of full scale: 0 for a square wave of 1, -120 silent.
 
@@ -55,7 +59,7 @@ class Loudness(_Waveform):
         return 10 * (samples.square().mean(dim=(1, 2)) + _FLOOR).log10()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SpectralCentroid(_Waveform):
     r"""Brightness of a sound: its power's mean frequency, from 0 to 1 at half the sampling rate.
 
@@ -87,7 +91,7 @@ class SpectralCentroid(_Waveform):
         return (power * frequency).sum(dim=1) / (power.sum(dim=1) + _FLOOR)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SpectralFlatness(_Waveform):
     r"""How noise-like a sound is: 0 for a pure tone, near 1 for white noise.
 

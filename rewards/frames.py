@@ -35,6 +35,7 @@ class PerFrame(Composable):
         RewardError: If the reward doesn't read pixels.
 
     Example:
+        >>> import torch
         >>> from fkdiff.rewards import Brightness
         >>> video = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)])[None]
         >>> PerFrame(Brightness())(video), PerFrame(Brightness(), over="worst")(video)

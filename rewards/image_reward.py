@@ -120,6 +120,7 @@ def blip_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of BLIP's image encoder under the names of transformers' `BlipVisionModel`.
 
     Example:
+        >>> import torch
         >>> list(blip_state({"blocks.0.attn.qkv.bias": torch.zeros(3)}))
         ['encoder.layers.0.self_attn.qkv.bias']
     """

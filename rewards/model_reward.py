@@ -2,12 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from fkdiff.rewards.written import written
 from fkdiff.terms.reward_algebra import Composable, check_calibration
 from fkdiff.terms.reward_function import RewardError
 
@@ -75,13 +76,7 @@ class ModelReward(Composable):
         return self._loaded[0].to(device)
 
     def __repr__(self) -> str:
-        told = []
-        for item in (f for f in fields(self) if f.init):
-            value = getattr(self, item.name)
-            if value != item.default:
-                value = str(value) if isinstance(value, torch.device) else value
-                told.append(f"{item.name}={value!r}")
-        return f"{type(self).__name__}({', '.join(told)})"
+        return written(self)
 
 
 def check_prompts(prompts: Sequence[str] | None, n: int, name: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fkdiff.rewards.written import written
 from fkdiff.terms.reward_algebra import Composable, check_calibration
 from fkdiff.terms.reward_function import pil_images
 
@@ -50,7 +51,7 @@ class Brightness(Composable):
         return samples.mean(dim=(2, 3)) @ luma
 
     def __repr__(self) -> str:
-        return _written(self, mean=(self.mean, 0.0), sd=(self.sd, 1.0))
+        return written(self)
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Colourfulness(Composable):
         return spread + 0.3 * torch.linalg.vector_norm(centre, dim=(1, 2))
 
     def __repr__(self) -> str:
-        return _written(self, mean=(self.mean, 0.0), sd=(self.sd, 1.0))
+        return written(self)
 
 
 @dataclass(frozen=True)
@@ -141,10 +142,4 @@ class JPEGSize(Composable):
             return file.tell() / 1000
 
     def __repr__(self) -> str:
-        return _written(self, quality=(self.quality, 75), mean=(self.mean, 0.0), sd=(self.sd, 1.0))
-
-
-def _written(reward: Composable, **settings: tuple[float, float]) -> str:
-    """The Python that makes `reward`, with those settings that differ from their default."""
-    told = [f"{name}={value!r}" for name, (value, usual) in settings.items() if value != usual]
-    return f"{type(reward).__name__}({', '.join(told)})"
+        return written(self)

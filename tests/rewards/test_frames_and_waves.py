@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from fkdiff import Tilt, steer
 from fkdiff.rewards import (
     Brightness,
     JPEGSize,
@@ -14,6 +15,7 @@ from fkdiff.rewards import (
     SpectralFlatness,
 )
 from fkdiff.terms.reward import Reward, RewardError, as_reward, evaluate, load_reward
+from tests.tiny import build
 
 LEVELS = torch.tensor([[0.1, 0.5, 0.9, 0.3], [0.2, 0.2, 0.8, 0.0]])
 VIDEOS = LEVELS[:, :, None, None, None].expand(2, 4, 3, 6, 6)
@@ -58,7 +60,7 @@ def test_a_wrapper_is_as_good_as_what_it_wraps():
     assert repr(PerFrame("2 * fkdiff.rewards:Brightness", sd=3)) == (
         "PerFrame(2 * Brightness(), sd=3)"
     )
-    assert load_reward("fkdiff.rewards:Loudness").inputs == "audio"
+    assert repr(load_reward("fkdiff.rewards:Loudness")) == "Loudness()"
     videos = VIDEOS.clone().requires_grad_()
     PerFrame(Brightness(), over="worst")(videos).sum().backward()
     assert (videos.grad.abs().amax(dim=(2, 3, 4)) > 0).nonzero()[:, 1].tolist() == [0, 3]
@@ -126,3 +128,19 @@ def test_waves_are_scored_alone_and_give_gradients(reward):
     assert torch.isfinite(waves.grad).all() and waves.grad.abs().sum() > 0
     rows = torch.cat([evaluate(reward, wave[None].detach()) for wave in waves])
     assert torch.allclose(whole.double(), rows, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "reward"),
+    [("wan", PerFrame(Brightness(), over="worst")), ("stable_audio", SpectralCentroid())],
+    ids=["video", "audio"],
+)
+def test_pipelines_are_steered_by_them(name, reward):
+    tiny = build(name)
+    tilt = Tilt(reward, scale=50)
+    steered = steer(tiny.pipe, tilt, particles=3, resample=None, seed=1, select="all")
+    result = steered(**tiny.call, num_inference_steps=2).steering
+    (values,) = result.rewards.values()
+    assert torch.allclose(values[0], reward(result.samples[0]).double(), atol=1e-6)
+    assert values.std() > 0
+    assert torch.allclose(result.log_twist, 50 * values)

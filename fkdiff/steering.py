@@ -16,7 +16,9 @@ from fkdiff.run import SELECTS, Run
 from fkdiff.smc import Resample
 from fkdiff.taps import PipelineTap, TapError
 from fkdiff.taps.arguments import Expanded, expand, seed_of
+from fkdiff.terms.correctors import Correct
 from fkdiff.terms.cost import Cost
+from fkdiff.terms.pool import PoolTerm
 from fkdiff.terms.reward import Reward, as_reward
 from fkdiff.terms.term import Term
 
@@ -119,6 +121,11 @@ class Steered:
                 raise TypeError(
                     f"terms must be terms such as Tilt(reward), got {type(term).__name__}; "
                     f"wrap a reward: Tilt(reward, scale=2)"
+                )
+            if isinstance(term, PoolTerm | Correct):
+                raise TapError(
+                    f"{term!r} can't steer a pipeline yet, and would change nothing; give its "
+                    f"denoisers to fkdiff.sample, or leave it out"
                 )
         self._check_names()
         for name in ("scheduler", "progress_bar"):

@@ -7,7 +7,14 @@ from torch import Tensor
 
 from fkdiff.processes import PREDICTIONS, predict_x0
 
-__all__ = ["TapError", "coefficients", "estimate_x0", "prediction_type", "separates_copies"]
+__all__ = [
+    "TapError",
+    "as_predicted",
+    "coefficients",
+    "estimate_x0",
+    "prediction_type",
+    "separates_copies",
+]
 
 
 class TapError(ValueError):
@@ -43,7 +50,11 @@ def coefficients(scheduler: Any, timestep: Any) -> tuple[float, float] | None:
     ones, zeros = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
     t = torch.as_tensor(timestep).reshape(1).to(scheduler.timesteps.device)
     if hasattr(scheduler, "scale_noise"):
-        return float(noise(ones, t, zeros)), float(noise(zeros, t, ones))
+        alpha, sigma = float(noise(ones, t, zeros)), float(noise(zeros, t, ones))
+        if scheduler.config.get("invert_sigmas"):  # Mochi counts from noise 0 to data 1
+            return sigma, alpha
+        # A grid beyond 1 belongs to no flow: Cosmos-Predict2 adds noise to data of full size.
+        return (1.0 if float(scheduler.sigmas.max()) > 1 else alpha), sigma
     return float(noise(ones, zeros, t)), float(noise(zeros, ones, t))
 
 
@@ -89,6 +100,7 @@ def estimate_x0(
     Raises:
         TapError: If the scheduler tells no estimate.
     """
+    output = as_predicted(scheduler, output)
     output = output[:, : x.shape[1]] if output.shape[1] == 2 * x.shape[1] else output
     if hasattr(scheduler, "precondition_outputs"):
         return scheduler.precondition_outputs(x, output, scheduler.sigmas[index])
@@ -101,6 +113,11 @@ def estimate_x0(
             f"the noise tells no estimate; set another scheduler"
         )
     return predict_x0(x, output, *pair, prediction)
+
+
+def as_predicted(scheduler: Any, output: Tensor) -> Tensor:
+    """Network output with the sign of its prediction type: Mochi's velocity points to the data."""
+    return -output if scheduler.config.get("invert_sigmas") else output
 
 
 _STOCHASTIC = (

@@ -18,6 +18,8 @@ import torch
 from diffusers.models.autoencoders.vae import DecoderOutput
 from torch import Tensor
 
+from fkdiff.taps.coefficients import TapError
+from fkdiff.taps.conditioning import PREPARING
 from fkdiff.taps.denoiser import DENOISERS, calling
 
 __all__ = ["DECODERS", "Decoder", "decoder_for", "memoised_decode", "null_run"]
@@ -73,6 +75,19 @@ def _flux_pixels(pipe: Any, z: Tensor, call: Call) -> Tensor:
     return _pixels(pipe, pipe._unpack_latents(z, height, width, pipe.vae_scale_factor), call)
 
 
+def _qwen_pixels(pipe: Any, z: Tensor, call: Call) -> Tensor:
+    size = pipe.default_sample_size * pipe.vae_scale_factor
+    height, width = call.get("height") or size, call.get("width") or size
+    z = pipe._unpack_latents(z, height, width, pipe.vae_scale_factor)
+    return _wan_video(pipe, z, call)[:, 0]
+
+
+def _cosmos_pixels(pipe: Any, z: Tensor, call: Call) -> Tensor:
+    """The guardrail that follows reads whole numbers, and what it passes is what comes out."""
+    frames = _wan_video(pipe, z / pipe.scheduler.config.sigma_data, call)
+    return _unit((frames[:, 0] * 255).to(torch.uint8).float() / 255 * 2 - 1)
+
+
 def _raw_pixels(pipe: Any, x: Tensor, call: Call) -> Tensor:
     return (x / 2 + 0.5).clamp(0, 1)
 
@@ -84,6 +99,37 @@ def _wan_video(pipe: Any, z: Tensor, call: Call) -> Tensor:
     std = 1.0 / torch.tensor(config.latents_std).view(shape).to(z)
     frames = pipe.vae.decode((z / std + mean).to(pipe.vae.dtype), return_dict=False)[0]
     return _unit(frames).transpose(1, 2)
+
+
+def _ltx_video(pipe: Any, z: Tensor, call: Call) -> Tensor:
+    temporal, spatial = pipe.vae_temporal_compression_ratio, pipe.vae_spatial_compression_ratio
+    given = {"num_frames": 161, "height": 512, "width": 704, **call}
+    z = pipe._unpack_latents(
+        z,
+        (given["num_frames"] - 1) // temporal + 1,
+        given["height"] // spatial,
+        given["width"] // spatial,
+        pipe.transformer_spatial_patch_size,
+        pipe.transformer_temporal_patch_size,
+    )
+    vae = pipe.vae
+    z = pipe._denormalize_latents(z, vae.latents_mean, vae.latents_std, vae.config.scaling_factor)
+    timestep = _ltx_timestep(z, call) if vae.config.timestep_conditioning else None
+    return _unit(vae.decode(z.to(vae.dtype), timestep, return_dict=False)[0]).transpose(1, 2)
+
+
+def _ltx_timestep(z: Tensor, call: Call) -> Tensor:
+    timestep, noise = call.get("decode_timestep") or 0.0, call.get("decode_noise_scale")
+    if isinstance(timestep, list) or (timestep if noise is None else noise):
+        raise TapError(
+            "decode_noise_scale adds noise after the last reward, so that no weight could know "
+            "the sample; pass decode_timestep as one number and decode_noise_scale=0.0"
+        )
+    return torch.tensor([timestep], device=z.device, dtype=z.dtype)
+
+
+def _mochi_video(pipe: Any, z: Tensor, call: Call) -> Tensor:
+    return _pixels(pipe, z, call).transpose(1, 2)
 
 
 def _cogvideox_video(pipe: Any, z: Tensor, call: Call) -> Tensor:
@@ -113,18 +159,42 @@ def _audioldm2_audio(pipe: Any, z: Tensor, call: Call) -> Tensor:
 
 DECODERS: Mapping[str, Decoder] = MappingProxyType(
     {
-        "StableDiffusionPipeline": Decoder("pixels", _pixels),
-        "StableDiffusionXLPipeline": Decoder("pixels", _pixels),
-        "StableDiffusion3Pipeline": Decoder("pixels", _pixels),
-        "FluxPipeline": Decoder("pixels", _flux_pixels),
-        "PixArtSigmaPipeline": Decoder("pixels", _pixels),
-        "PixArtAlphaPipeline": Decoder("pixels", _pixels),
-        "SanaPipeline": Decoder("pixels", _pixels),
+        **dict.fromkeys(
+            (
+                "StableDiffusionPipeline",
+                "StableDiffusionImg2ImgPipeline",
+                "StableDiffusionInpaintPipeline",
+                "StableDiffusionControlNetPipeline",
+                "StableDiffusionXLPipeline",
+                "StableDiffusionXLImg2ImgPipeline",
+                "StableDiffusionXLInpaintPipeline",
+                "StableDiffusion3Pipeline",
+                "StableDiffusion3ModularPipeline",
+                "LatentConsistencyModelPipeline",
+                "PixArtSigmaPipeline",
+                "PixArtAlphaPipeline",
+                "SanaPipeline",
+                "AuraFlowPipeline",
+                "HunyuanDiTPipeline",
+                "KolorsPipeline",
+                "Lumina2Pipeline",
+                "ZImagePipeline",
+            ),
+            Decoder("pixels", _pixels),
+        ),
+        **dict.fromkeys(
+            ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline", "ChromaPipeline"),
+            Decoder("pixels", _flux_pixels),
+        ),
+        "QwenImagePipeline": Decoder("pixels", _qwen_pixels),
+        "Cosmos2TextToImagePipeline": Decoder("pixels", _cosmos_pixels),
         "DiTPipeline": Decoder("pixels", _dit_pixels),
         "DDPMPipeline": Decoder("pixels", _raw_pixels),
         "DDIMPipeline": Decoder("pixels", _raw_pixels),
         "WanPipeline": Decoder("video", _wan_video),
         "CogVideoXPipeline": Decoder("video", _cogvideox_video),
+        "LTXPipeline": Decoder("video", _ltx_video),
+        "MochiPipeline": Decoder("video", _mochi_video),
         "StableAudioPipeline": Decoder("audio", _stable_audio),
         "AudioLDM2Pipeline": Decoder("audio", _audioldm2_audio),
     }
@@ -161,21 +231,21 @@ def memoised_decode(
     original, shadowed = vae.decode, vars(vae).get("decode")
     memory: dict[bytes, Tensor] = {}
 
-    def decode(z: Tensor, return_dict: bool = True, **kwargs: Any) -> Any:
+    def decode(z: Tensor, *args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
         keys = [row.detach().cpu().float().numpy().tobytes() for row in z]
         rows = [i for i, k in enumerate(keys) if k not in memory and keys.index(k) == i]
         fresh: dict[bytes, Tensor] = {}
         if rows:
-            fresh = dict(zip((keys[i] for i in rows), run(z[rows], kwargs), strict=True))
+            fresh = dict(zip((keys[i] for i in rows), run(z[rows], args, kwargs), strict=True))
             counted(len(rows))
         samples = torch.stack([memory[k] if k in memory else fresh[k] for k in keys])
         if state["keep"]:
             memory.update(fresh)
         return DecoderOutput(sample=samples) if return_dict else (samples,)
 
-    def run(z: Tensor, kwargs: dict[str, Any]) -> Tensor:
+    def run(z: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         parts = z.split(micro_batch or len(z))
-        return torch.cat([original(part, return_dict=False, **kwargs)[0] for part in parts])
+        return torch.cat([original(p, *args, return_dict=False, **kwargs)[0] for p in parts])
 
     vae.decode = decode
     try:
@@ -208,6 +278,8 @@ def null_run(pipe: Any, scheduler: Any, arguments: Call, template: Any, z: Tenso
     vars(shadow).update(
         scheduler=fixed, maybe_free_model_hooks=lambda: None, progress_bar=_no_progress
     )
+    for name in PREPARING:  # watched by the run, bound to its pipeline
+        vars(shadow).pop(name, None)
     with ExitStack() as stack:
         for name in DENOISERS:
             module = getattr(pipe, name, None)
@@ -244,6 +316,8 @@ def _silent(module: torch.nn.Module, template: Any) -> Iterator[None]:
     def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         values = (*args, *kwargs.values())
         batch = next(len(v) for v in values if isinstance(v, Tensor) and v.ndim)
+        if isinstance(template[0], list):
+            return ([torch.zeros_like(template[0][0])] * batch,)
         zeros = torch.zeros_like(template[0][:1]).expand(batch, *template[0].shape[1:])
         return type(template)(sample=zeros) if isinstance(template, dict) else (zeros,)
 

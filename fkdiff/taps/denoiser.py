@@ -19,6 +19,9 @@ DENOISERS = ("unet", "transformer", "transformer_2")
 # Position tables have no batch axis; a sequence length that equals the batch must not split them.
 _SHARED = frozenset({"img_ids", "txt_ids", "image_rotary_emb", "rotary_emb", "guidance_scale"})
 
+# Z-Image's network takes and returns lists with one tensor a row.
+_LISTED = frozenset({"x", "cap_feats"})
+
 
 @contextmanager
 def tapped_denoiser(
@@ -106,11 +109,12 @@ def chunked(call: Callable[..., Any], bound: inspect.BoundArguments, batch: int,
         size: Rows per call.
     """
 
-    def cut(value: Any, start: int) -> Any:
-        if isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch:
+    def cut(value: Any, start: int, name: str = "") -> Any:
+        leading = isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch
+        if leading or (name in _LISTED and isinstance(value, list)):
             return value[start : start + size]
         if isinstance(value, dict):
-            return {k: v if k in _SHARED else cut(v, start) for k, v in value.items()}
+            return {k: v if k in _SHARED else cut(v, start, k) for k, v in value.items()}
         if isinstance(value, list | tuple):
             return type(value)(cut(v, start) for v in value)
         return value
@@ -130,17 +134,19 @@ def _joined(outputs: list[Any]) -> Any:
     if isinstance(first, dict):
         fields = {k: _joined([o[k] for o in outputs]) for k in first}
         return type(first)(**fields)
-    if isinstance(first, list | tuple):
-        return type(first)(_joined(list(parts)) for parts in zip(*outputs, strict=True))
+    if isinstance(first, list):
+        return [row for rows in outputs for row in rows]
+    if isinstance(first, tuple):
+        return tuple(_joined(list(parts)) for parts in zip(*outputs, strict=True))
     return first
 
 
 def split_guidance(outputs: list[Tensor], mixed: Tensor, rows: int) -> tuple[Expert, ...]:
     r"""Conditional and unconditional experts behind a guided output, verified by a fit.
 
-    Solves $m = h_2 + a (h_1 - h_2)$ by least squares; the half with the coefficient above 1 is
-    the conditional one (the second half where guidance is between 0 and 1, as most pipelines
-    order it).
+    Solves $\pm m = h_2 + a (h_1 - h_2)$ by least squares, as some pipelines turn the sign of what
+    the network predicts; the half with the coefficient above 1 is the conditional one (the second
+    half where guidance is between 0 and 1, as most pipelines order it).
 
     Arguments:
         outputs: What the networks returned during the step, (rows, *) or (2 * rows, *) each.
@@ -150,23 +156,30 @@ def split_guidance(outputs: list[Tensor], mixed: Tensor, rows: int) -> tuple[Exp
     Raises:
         TapError: If the mixture isn't linear in two halves (guidance rescale, APG, PAG, ...).
     """
-    channels = mixed.shape[1]
-    halves = [h[:, :channels] for out in outputs for h in out.split(rows)]
     mixed = mixed[:rows]
-    if len(halves) == 1:
-        return (Expert("cond", 1.0, halves[0]),)
-    if len(halves) != 2:
+    halves = [
+        h[:, : mixed.shape[1]].reshape(mixed.shape) for out in outputs for h in out.split(rows)
+    ]
+    if len(halves) not in (1, 2):
         raise TapError(f"expected one or two predictions a particle, got {len(halves)}")
-    first, second = halves
-    d, m = (first - second).double(), (mixed - second).double()
-    if not d.any():
-        return (Expert("cond", 1.0, first),)
-    a = float((d * m).sum() / d.square().sum())
-    residual = float((m - a * d).norm() / mixed.double().norm())
+    first, second = halves[0], halves[-1]
+    fits = [(*_fit(first, second, sign * mixed), sign) for sign in (1, -1)]
+    residual, a, sign = min(fits, key=lambda fit: fit[0])
     if residual > 1e-3:
         raise TapError(
-            f"the guided prediction isn't a linear mixture of two network outputs (residual "
+            f"the guided prediction isn't a linear mixture of the network's outputs (residual "
             f"{residual:.1e}); turn off guidance_rescale, PAG or other modified guidance"
         )
+    first, second = sign * first, sign * second
+    if a is None:
+        return (Expert("cond", 1.0, first),)
     cond, uncond, w = (first, second, a) if a > 1 else (second, first, 1 - a)
     return Expert("uncond", 1 - w, uncond), Expert("cond", w, cond)
+
+
+def _fit(first: Tensor, second: Tensor, mixed: Tensor) -> tuple[float, float | None]:
+    """Relative residual of m = second + a (first - second), and a; None where the two agree."""
+    d, m = (first - second).double(), (mixed - second).double()
+    a = float((d * m).sum() / d.square().sum()) if d.any() else None
+    left = m if a is None else m - a * d
+    return float(left.norm() / mixed.double().norm().clamp(min=1e-30)), a

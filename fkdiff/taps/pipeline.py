@@ -1,7 +1,7 @@
 """The pipeline tap: one stock call, watched transition by transition."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -11,10 +11,13 @@ from torch import Tensor
 
 from fkdiff.processes import Gaussian, Kernel, sde_step
 from fkdiff.taps.arguments import Expanded
-from fkdiff.taps.coefficients import TapError, estimate_x0, separates_copies
+from fkdiff.taps.coefficients import TapError, as_predicted, estimate_x0, separates_copies
+from fkdiff.taps.conditioning import Conditioning, kept_conditioning
 from fkdiff.taps.decode import decoder_for, memoised_decode, null_run
 from fkdiff.taps.denoiser import split_guidance, tapped_denoiser
+from fkdiff.taps.families import predictions
 from fkdiff.taps.scheduler import Call, permute_history, tapped_scheduler
+from fkdiff.taps.shadowing import own_ranking_off, watched_progress
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.step import Expert, Step
 
@@ -93,6 +96,8 @@ class PipelineTap:
     _moves: int = 0
     _replace: bool | None = None
     _memo: dict[str, bool] = field(default_factory=dict)
+    _kept: Conditioning = field(default_factory=lambda: Conditioning(1))
+    _seeds: list[int] = field(default_factory=list)
 
     def __call__(self) -> Any:
         """Make the call; returns the pipeline's own output for all rows."""
@@ -106,8 +111,10 @@ class PipelineTap:
             self._memo = stack.enter_context(
                 memoised_decode(self.pipe, self.micro_batch, self._count_decodes)
             )
-            stack.enter_context(_watched_progress(self.pipe, self._on_bar))
-            stack.enter_context(_own_ranking_off(self.pipe))
+            stack.enter_context(watched_progress(self.pipe, self._on_bar))
+            stack.enter_context(own_ranking_off(self.pipe))
+            self._kept = stack.enter_context(kept_conditioning(self.pipe, rows))
+            self._seeds = [g.initial_seed() for g in self.generators]
             return self.pipe(**self.expanded.arguments, generator=list(self.generators))
 
     @property
@@ -146,7 +153,11 @@ class PipelineTap:
                 given["prompt"] = self.expanded.prompts[0]
         else:
             given = {k: v[:1] * rows if isinstance(v, list) else v for k, v in given.items()}
-        return {**given, "output_type": "pt"}
+        if "strength" in given:
+            given["strength"] = 1.0  # two steps of the null run must not become none
+        # Encoded images come out as in the run, and nothing is drawn from the global state.
+        generators = [torch.Generator().manual_seed(s) for s in self._seeds[:rows]]
+        return {**given, "output_type": "pt", "generator": generators}
 
     def _count_decodes(self, rows: int) -> None:
         self.cost.decodes += rows
@@ -155,7 +166,8 @@ class PipelineTap:
         if not self._watching:
             return
         self._template = output
-        self._outputs.append(output[0])
+        rows = output[0]
+        self._outputs.append(torch.stack(rows) if isinstance(rows, list) else rows)
 
     def _on_bar(self, bar: Any) -> None:
         self.bar = bar
@@ -170,6 +182,9 @@ class PipelineTap:
         if not call.moved:
             return
         self._memo["keep"] = call.last
+        if call.last:
+            x = call.output["prev_sample"]
+            call.output["prev_sample"] = self._kept.blend(x)
         step = self._step(call, rows, self._openings[0])
         self._openings = []
         with self._aside():
@@ -197,13 +212,17 @@ class PipelineTap:
             self._watching = True
 
     def _step(self, call: Call, rows: int, opening: _Opening) -> Step:
-        total, mixed = _transitions(call), opening.call.arguments["model_output"]
+        total = _transitions(call)
         context: Mapping[str, list[str]] = {
             "prompts": [p for p in self.expanded.prompts for _ in range(self.particles)]
         }
 
         def pool() -> tuple[Expert, ...]:
-            return split_guidance(opening.outputs, mixed, rows)
+            first = opening.call
+            mixed = as_predicted(first.scheduler, first.arguments["model_output"])
+            sigma = first.pair[1] if first.pair else 0.0
+            outputs = predictions(self.pipe, opening.outputs, first.sample[:rows], sigma)
+            return split_guidance(outputs, mixed, rows)
 
         return Step(
             index=self._moves,
@@ -218,7 +237,7 @@ class PipelineTap:
             may_resample=self.engine.may_resample(self._moves, total),
             parents=torch.arange(rows) if self._parents is None else self._parents,
             source=self,
-            estimate=lambda: _x0(call, rows),
+            estimate=lambda: self._kept.blend(_x0(call, rows)),
             pool=pool,
             kernel=opening.kernel,
         )
@@ -265,6 +284,7 @@ class PipelineTap:
             if isinstance(value, Tensor) and value.ndim and len(value) == batch:
                 call.output[name] = value[wide.to(value.device)]
         permute_history(call.scheduler, call.sample, wide)
+        self._kept.permute(chosen)
 
 
 def _transitions(call: Call) -> int:
@@ -284,36 +304,3 @@ def _x0(call: Call, rows: int) -> Tensor:
             return own[:rows]
     output = call.arguments["model_output"]
     return estimate_x0(call.scheduler, call.index, call.pair, call.sample, output)[:rows]
-
-
-@contextmanager
-def _watched_progress(pipe: Any, on_bar: Callable[[Any], None]) -> Iterator[None]:
-    """Keep hold of the pipeline's own progress bar, to write ESS and rewards beside it."""
-    original = pipe.progress_bar
-
-    def progress_bar(*args: Any, **kwargs: Any) -> Any:
-        bar = original(*args, **kwargs)
-        on_bar(bar)
-        return bar
-
-    shadowed = vars(pipe).get("progress_bar")
-    vars(pipe)["progress_bar"] = progress_bar
-    try:
-        yield
-    finally:
-        vars(pipe).pop("progress_bar")
-        if shadowed is not None:
-            vars(pipe)["progress_bar"] = shadowed
-
-
-@contextmanager
-def _own_ranking_off(pipe: Any) -> Iterator[None]:
-    """AudioLDM2 re-orders its waveforms by a score of its own; the cloud's order must stay."""
-    if not hasattr(pipe, "score_waveforms"):
-        yield
-        return
-    vars(pipe)["score_waveforms"] = lambda audio, **_: audio
-    try:
-        yield
-    finally:
-        vars(pipe).pop("score_waveforms")

@@ -1,4 +1,4 @@
-"""Twelve families in thirteen set-ups, tapped: stock bits, exact lineages, nothing left behind.
+"""Every set-up of `tests.tiny`, tapped: stock bits, exact lineages, nothing left behind.
 
 The networks are tiny and random. Each pipeline is built once and must survive all its tests.
 """
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import HeunDiscreteScheduler, KDPM2DiscreteScheduler, PNDMScheduler
+from diffusers.modular_pipelines.modular_pipeline import PipelineState
 from PIL import Image
 
 import fkdiff.taps.decode
@@ -23,10 +24,6 @@ from tests.tiny import SETUPS, Tiny, build
 K = 5
 SEED = 7
 CALL = {"num_inference_steps": 3, "output_type": "pt"}
-
-# Samples drawn with guidance have two experts, the conditional one with this exponent.
-GUIDANCE = {name: 5.0 for name in SETUPS} | {"flux_cfg": 4.0, "dit": 4.0}
-UNGUIDED = ("flux", "ddpm")
 
 
 @functools.cache
@@ -43,11 +40,16 @@ def stock(name: str) -> torch.Tensor:
 
 def plain_call(tiny: Tiny, **more) -> torch.Tensor:
     generators = slot_generators(SEED, 1, K)
-    return as_tensor(tiny.pipe(**{**tiny.rows(K), **CALL, **more}, generator=generators))
+    return as_tensor(tiny.pipe(**{**CALL, **tiny.rows(K), **more}, generator=generators))
 
 
 def as_tensor(output) -> torch.Tensor:
-    return torch.as_tensor(np.asarray(output[0]))
+    return torch.as_tensor(np.asarray(samples(output)))
+
+
+def samples(output):
+    """A modular pipeline returns its whole state."""
+    return output.get("images") if isinstance(output, PipelineState) else output[0]
 
 
 def brightness(tiny: Tiny):
@@ -71,7 +73,7 @@ def name(request):
 
 def test_without_terms_it_is_the_stock_call(name):
     tiny = shared(name)
-    out = steer(tiny.pipe, particles=K, seed=SEED, select="all")(**tiny.call, **CALL)
+    out = steer(tiny.pipe, particles=K, seed=SEED, select="all")(**{**CALL, **tiny.call})
     assert torch.equal(as_tensor(out), stock(name))
     assert out.steering.trace and out.steering.complete
 
@@ -80,7 +82,7 @@ def test_scale_0_is_the_stock_call(name):
     tiny = shared(name)
     term = Tilt(brightness(tiny), scale=0)
     steered = steer(tiny.pipe, term, particles=K, seed=SEED, select="all", stochastic=False)
-    out = steered(**tiny.call, **CALL)
+    out = steered(**{**CALL, **tiny.call})
     assert torch.equal(as_tensor(out), stock(name))
     assert out.steering.log_w.eq(0).all()
     # The reward has looked at what the pipeline then returns: nothing is decoded twice.
@@ -90,7 +92,7 @@ def test_scale_0_is_the_stock_call(name):
 
 def channels_first(output) -> torch.Tensor:
     """DiT and DDPM return arrays (n, h, w, 3) whatever they are asked."""
-    if isinstance(output[0], np.ndarray) and output[0].ndim == 4:
+    if isinstance(samples(output), np.ndarray) and samples(output).ndim == 4:
         return as_tensor(output).movedim(-1, 1)
     return as_tensor(output)
 
@@ -100,7 +102,7 @@ def test_a_resampled_run_is_its_lineages_and_decodes_as_the_pipeline_does(name, 
     tiny = shared(name)
     rows = {0: [2, 0, 0, 4, 4], 1: [0, 1, 1, 3, 2]}
     script = Script(K, rows, slot_generators(SEED, 1, K))
-    run = tap(tiny.pipe, script, {**tiny.rows(K), **CALL}, key=tiny.count)
+    run = tap(tiny.pipe, script, {**CALL, **tiny.rows(K)}, key=tiny.count)
     decoded = []
 
     def seen(step):
@@ -123,10 +125,9 @@ def test_a_resampled_run_is_its_lineages_and_decodes_as_the_pipeline_does(name, 
 def test_micro_batches_change_rounding_only(name):
     tiny = shared(name)
     steered = steer(tiny.pipe, particles=K, seed=SEED, select="all", micro_batch=2)
-    out = steered(**tiny.call, **CALL)
+    out = steered(**{**CALL, **tiny.call})
     assert_near(as_tensor(out), stock(name), 1e-5)
-    halves = 1 if name in UNGUIDED else 2
-    assert out.steering.cost.denoiser_evaluations == halves * K * len(out.steering.trace)
+    assert out.steering.cost.denoiser_evaluations == tiny.halves * K * len(out.steering.trace)
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
@@ -141,7 +142,7 @@ def test_everything_is_put_back_when_a_reward_fails(name, error):
     term = Tilt(as_reward(failing, inputs=tiny.inputs), scale=1)
     steered = steer(tiny.pipe, term, particles=2, seed=SEED)
     with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else RewardError):
-        steered(**tiny.call, **CALL)
+        steered(**{**CALL, **tiny.call})
     assert steered.partial is not None and not steered.partial.complete
     after = vars(tiny.pipe)
     assert after.keys() == before.keys()
@@ -170,7 +171,7 @@ class Watching:
 def test_a_steered_call_inside_a_steered_call_disturbs_nothing(name):
     tiny = shared(name)
     inner = steer(tiny.pipe, Tilt(brightness(tiny), scale=3), particles=2, seed=1)
-    other = {**tiny.call, "num_inference_steps": 2, "output_type": "pt"}
+    other = {"output_type": "pt", **tiny.call, "num_inference_steps": 2}
     if "guidance_scale" in other:
         other["guidance_scale"] = 1.5
     alone, nested = inner(**other), []
@@ -178,14 +179,15 @@ def test_a_steered_call_inside_a_steered_call_disturbs_nothing(name):
     def action(step):
         if not step.final:
             nested.append(inner(**other))
-            experts.append(len(step.experts))
+            if tiny.cond is not None:
+                experts.append(len(step.experts))
 
     experts = []
     outer = steer(tiny.pipe, Watching(action), particles=K, seed=SEED, select="all")
-    assert torch.equal(as_tensor(outer(**tiny.call, **CALL)), stock(name))
+    assert torch.equal(as_tensor(outer(**{**CALL, **tiny.call})), stock(name))
     for out in nested:
         assert torch.equal(as_tensor(out), as_tensor(alone))
-    assert set(experts) == {1 if name in UNGUIDED else 2}
+    assert set(experts) == ({tiny.halves} if tiny.cond is not None else set())
 
 
 def first_experts(tiny, monkeypatch, **more):
@@ -203,21 +205,25 @@ def first_experts(tiny, monkeypatch, **more):
     script = Script(2)
     pools = []
     script.seen = lambda step: pools.append(step.experts)
-    tap(tiny.pipe, script, {**tiny.rows(2), **CALL, **more}, key=tiny.count)()
+    tap(tiny.pipe, script, {**CALL, **tiny.rows(2), **more}, key=tiny.count)()
     assert max(residuals) < 1e-6
     return {e.name: e for e in pools[0]}
 
 
 def test_experts_are_told_apart_and_their_weight_is_the_guidance(name, monkeypatch):
     tiny = shared(name)
+    if tiny.cond is None:
+        with pytest.raises(TapError, match="isn't a linear mixture"):
+            first_experts(tiny, monkeypatch)
+        return
     pool = first_experts(tiny, monkeypatch)
-    if name in UNGUIDED:
+    if tiny.cond == 1:
         assert list(pool) == ["cond"] and pool["cond"].b == 1
         return
-    assert pool["cond"].b == pytest.approx(GUIDANCE[name], rel=1e-4)
-    assert pool["uncond"].b == pytest.approx(1 - GUIDANCE[name], rel=1e-4)
+    assert pool["cond"].b == pytest.approx(tiny.cond, rel=1e-4)
+    assert pool["uncond"].b == pytest.approx(1 - tiny.cond, rel=1e-4)
     key = "prompt" if "prompt" in tiny.call else "class_labels"
-    other = {"prompt": "a dog", "class_labels": [2]}[key]
+    other = tiny.other
     if tiny.count is None:
         other = [other] * 2 if key == "prompt" else other * 2
     changed = first_experts(tiny, monkeypatch, **{key: other})
@@ -409,9 +415,9 @@ def test_modified_guidance_is_refused_by_those_who_ask_for_experts_alone(sd):
 def test_a_family_that_is_not_in_the_table_is_decoded_by_its_own_tail(name, monkeypatch):
     tiny = shared(name)
     steered = steer(tiny.pipe, Tilt(brightness(tiny), scale=100), particles=3, seed=SEED)
-    known = steered(**tiny.call, **CALL)
+    known = steered(**{**CALL, **tiny.call})
     monkeypatch.setattr(fkdiff.taps.decode, "DECODERS", {})
-    unknown = steered(**tiny.call, **CALL)
+    unknown = steered(**{**CALL, **tiny.call})
     assert torch.equal(as_tensor(unknown), as_tensor(known))
     assert torch.equal(unknown.steering.log_w, known.steering.log_w)
     assert torch.equal(unknown.steering.samples, known.steering.samples)

@@ -1,0 +1,82 @@
+r"""What a pipeline keeps for each row beside the state, and puts back into it after a step.
+
+Image-to-image, inpainting and image-to-video pipelines draw noise and encode images once, row by
+row, and use them at every step. A particle that continues another one takes these along.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fkdiff.taps.shadowing import shadowed
+
+__all__ = ["PREPARING", "Conditioning", "kept_conditioning"]
+
+PREPARING = ("prepare_latents", "prepare_mask_latents", "prepare_image_latents")
+
+
+@dataclass
+class Conditioning:
+    """Per-row tensors that the pipeline prepared; its loop holds the very same objects.
+
+    Arguments:
+        rows: N.
+        prepared: What each method returned, the state itself left out.
+    """
+
+    rows: int
+    prepared: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def permute(self, rows: Tensor) -> None:
+        """Continue `rows` (N,) in place, which is how the pipeline's loop gets to know."""
+        for value in (v for values in self.prepared.values() for v in values):
+            if isinstance(value, Tensor) and value.ndim > 2 and len(value) % self.rows == 0:
+                copies = len(value) // self.rows
+                wide = torch.cat([rows + i * self.rows for i in range(copies)])
+                value.copy_(value[wide.to(value.device)])
+
+    def blend(self, x: Tensor) -> Tensor:
+        r"""Clean state as inpainting leaves it: $(1 - m) \cdot \mathrm{image} + m \cdot x$.
+
+        Networks that know no masks get the known part of the image pasted in by the pipeline,
+        after the scheduler's step and also after the last one.
+        """
+        latents = self.prepared.get("prepare_latents", ())
+        masks = self.prepared.get("prepare_mask_latents", ())
+        if len(latents) < 2 or not masks or latents[1].shape != x.shape:
+            return x
+        mask = masks[0][: self.rows]
+        return (1 - mask) * latents[1] + mask * x
+
+
+@contextmanager
+def kept_conditioning(pipe: Any, rows: int) -> Iterator[Conditioning]:
+    """Keep hold of what the pipeline prepares for each row while the block lasts.
+
+    Arguments:
+        pipe: The pipeline.
+        rows: N.
+    """
+    kept = Conditioning(rows)
+    names = [name for name in PREPARING if hasattr(pipe, name)]
+    with shadowed(pipe, {name: _keeping(kept, name, getattr(pipe, name)) for name in names}):
+        yield kept
+
+
+def _keeping(kept: Conditioning, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    def prepare(*args: Any, **kwargs: Any) -> Any:
+        out = method(*args, **kwargs)
+        if name == "prepare_latents" and not isinstance(out, tuple):
+            return out
+        values = out if isinstance(out, tuple) else (out,)
+        state = values[: name == "prepare_latents"]
+        # Copies of our own: the user's tensors may be among them, and are never written to.
+        rest = tuple(v.clone() if isinstance(v, Tensor) else v for v in values[len(state) :])
+        kept.prepared.setdefault(name, rest)  # a call within the call keeps its own
+        return (*state, *rest) if isinstance(out, tuple) else rest[0]
+
+    return prepare

@@ -1,0 +1,44 @@
+"""Methods of one pipeline that are shadowed while a run lasts; its class is never touched."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+__all__ = ["own_ranking_off", "shadowed", "watched_progress"]
+
+
+@contextmanager
+def shadowed(pipe: Any, methods: dict[str, Callable[..., Any]]) -> Iterator[None]:
+    """Let instance attributes stand before the class's methods while the block lasts."""
+    before = {name: vars(pipe)[name] for name in methods if name in vars(pipe)}
+    vars(pipe).update(methods)
+    try:
+        yield
+    finally:
+        for name in methods:
+            vars(pipe).pop(name)
+        vars(pipe).update(before)
+
+
+@contextmanager
+def watched_progress(pipe: Any, on_bar: Callable[[Any], None]) -> Iterator[None]:
+    """Keep hold of the pipeline's own progress bar, to write ESS and rewards beside it."""
+    original = getattr(pipe, "progress_bar", None)
+    if original is None:  # modular pipelines draw theirs in a block
+        yield
+        return
+
+    def progress_bar(*args: Any, **kwargs: Any) -> Any:
+        bar = original(*args, **kwargs)
+        on_bar(bar)
+        return bar
+
+    with shadowed(pipe, {"progress_bar": progress_bar}):
+        yield
+
+
+def own_ranking_off(pipe: Any) -> Any:
+    """AudioLDM2 re-orders its waveforms by a score of its own; the cloud's order must stay."""
+    if not hasattr(pipe, "score_waveforms"):
+        return nullcontext()
+    return shadowed(pipe, {"score_waveforms": lambda audio, **_: audio})

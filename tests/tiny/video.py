@@ -1,0 +1,147 @@
+"""Tiny text-to-video pipelines."""
+
+import diffusers as D
+
+from tests.tiny.parts import (
+    Tiny,
+    image_call,
+    t5_encoder,
+    t5_tokenizer,
+)
+
+
+def cogvideox() -> Tiny:
+    transformer = D.CogVideoXTransformer3DModel(
+        num_attention_heads=4,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=4,
+        time_embed_dim=2,
+        text_embed_dim=32,
+        num_layers=1,
+        sample_width=2,
+        sample_height=2,
+        sample_frames=9,
+        patch_size=2,
+        temporal_compression_ratio=4,
+        max_text_seq_length=8,
+    )
+    vae = D.AutoencoderKLCogVideoX(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("CogVideoXDownBlock3D",) * 4,
+        up_block_types=("CogVideoXUpBlock3D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=2,
+        temporal_compression_ratio=4,
+    )
+    pipe = D.CogVideoXPipeline(
+        transformer=transformer,
+        vae=vae,
+        scheduler=D.CogVideoXDPMScheduler(),
+        text_encoder=t5_encoder(),
+        tokenizer=t5_tokenizer(),
+    )
+    call = image_call(num_frames=8, max_sequence_length=8)
+    return Tiny(pipe, call, "video", None)
+
+
+def wan() -> Tiny:
+    transformer = D.WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=16,
+        out_channels=16,
+        text_dim=32,
+        freq_dim=32,
+        ffn_dim=32,
+        num_layers=1,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        rope_max_seq_len=32,
+    )
+    vae = D.AutoencoderKLWan(
+        base_dim=3,
+        z_dim=16,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+    )
+    pipe = D.WanPipeline(
+        transformer=transformer,
+        vae=vae,
+        scheduler=D.UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
+        text_encoder=t5_encoder(),
+        tokenizer=t5_tokenizer(),
+    )
+    call = image_call(num_frames=5, negative_prompt="ugly", max_sequence_length=8)
+    return Tiny(pipe, call, "video", "num_videos_per_prompt")
+
+
+def ltx() -> Tiny:
+    transformer = D.LTXVideoTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        cross_attention_dim=16,
+        num_layers=1,
+        caption_channels=32,
+    )
+    vae = D.AutoencoderKLLTXVideo(
+        latent_channels=4,
+        block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        down_block_types=("LTXVideoDownBlock3D",) * 2,
+        layers_per_block=(1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1),
+        spatio_temporal_scaling=(True, False),
+        decoder_spatio_temporal_scaling=(True, False),
+        decoder_inject_noise=(False, False, False),
+        downsample_type=("conv", "conv"),
+        upsample_residual=(False, False),
+        upsample_factor=(1, 1),
+        patch_size=2,
+    )
+    pipe = D.LTXPipeline(
+        transformer=transformer,
+        scheduler=D.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae,
+        text_encoder=t5_encoder(),
+        tokenizer=t5_tokenizer(),
+    )
+    call = image_call(height=32, width=32, num_frames=3, max_sequence_length=8)
+    return Tiny(pipe, call, "video", "num_videos_per_prompt")
+
+
+def mochi() -> Tiny:
+    transformer = D.MochiTransformer3DModel(
+        patch_size=2,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        pooled_projection_dim=16,
+        in_channels=12,
+        text_embed_dim=32,
+        time_embed_dim=4,
+        max_sequence_length=8,
+    )
+    vae = D.AutoencoderKLMochi(
+        encoder_block_out_channels=(32, 32, 32, 32),
+        decoder_block_out_channels=(32, 32, 32, 32),
+        layers_per_block=(1, 1, 1, 1, 1),
+    )
+    pipe = D.MochiPipeline(
+        transformer=transformer,
+        scheduler=D.FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
+        vae=vae,
+        text_encoder=t5_encoder(),
+        tokenizer=t5_tokenizer(),
+    )
+    call = image_call(num_frames=7, max_sequence_length=8)
+    return Tiny(pipe, call, "video", "num_videos_per_prompt")

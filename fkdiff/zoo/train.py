@@ -68,7 +68,12 @@ def _run(trainer: Trainer, args: argparse.Namespace) -> None:
 
 def _vae(args: argparse.Namespace) -> None:
     fit = Fit(
-        args.images // BATCH["vae"], lr=args.lr or 2e-3, hold=0.5, ema=0.999, weight_decay=0.0, seed=args.seed
+        args.images // BATCH["vae"],
+        lr=args.lr or 2e-3,
+        hold=0.5,
+        ema=0.999,
+        weight_decay=0.0,
+        seed=args.seed,
     )
     task = AutoencoderTask(_sprites(args), fit, args.out / "vae")
     if not args.resume:
@@ -158,9 +163,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, help="how many the stage sees; each has a default")
     parser.add_argument("--lr", type=float, help="peak learning rate; each stage has a default")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--warm", action="store_true", help="start from the bundled weights"
-    )
+    parser.add_argument("--warm", action="store_true", help="start from the bundled weights")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO)

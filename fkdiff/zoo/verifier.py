@@ -54,7 +54,7 @@ class _Piece:
 
 
 def _thing(rng: np.random.Generator) -> tuple[str, str | None]:
-    if rng.random() < 0.35:
+    if rng.random() < 0.5:
         return str(rng.choice(BINDABLE)), str(rng.choice(COLOURS))
     return str(rng.choice(_NAMES)), None
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from fkdiff.taps.coefficients import TapError
 from fkdiff.taps.conditioning import PREPARING
 from fkdiff.taps.denoiser import DENOISERS, calling
+from fkdiff.taps.outputs import first_field
 
 __all__ = ["DECODERS", "Decoder", "decoder_for", "memoised_decode", "null_run"]
 
@@ -285,7 +286,7 @@ def null_run(pipe: Any, scheduler: Any, arguments: Call, template: Any, z: Tenso
             module = getattr(pipe, name, None)
             if isinstance(module, torch.nn.Module):
                 stack.enter_context(_silent(module, template))
-        out = shadow(**{**arguments, "num_inference_steps": 2})[0]
+        out = first_field(shadow(**{**arguments, "num_inference_steps": 2}))
     if isinstance(out, Tensor):
         return out
     samples = torch.as_tensor(np.asarray(out))

@@ -206,7 +206,7 @@ def first_experts(tiny, monkeypatch, **more):
     pools = []
     script.seen = lambda step: pools.append(step.experts)
     tap(tiny.pipe, script, {**CALL, **tiny.rows(2), **more}, key=tiny.count)()
-    assert max(residuals) < 1e-6
+    assert max(residuals) < tiny.rounding
     return {e.name: e for e in pools[0]}
 
 

@@ -48,6 +48,8 @@ def expand(pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any], particles: 
     given = {**_card_defaults(pipe), **signature.bind(pipe, *args, **kwargs).arguments}
     given.pop("self", None)
     given.update(given.pop("kwargs", {}))
+    # Z-Image writes its template into the list of prompts, which is the user's.
+    given = {k: list(v) if isinstance(v, list) else v for k, v in given.items()}
     names = _names(pipe, signature)
     _check_state(pipe, given)
     key = _count_key(pipe, names)

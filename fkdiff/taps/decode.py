@@ -23,7 +23,7 @@ from fkdiff.taps.conditioning import PREPARING
 from fkdiff.taps.denoiser import DENOISERS, calling
 from fkdiff.taps.outputs import first_field
 
-__all__ = ["DECODERS", "Decoder", "decoder_for", "memoised_decode", "null_run"]
+__all__ = ["DECODERS", "Decoder", "decoder_for", "memoised_decode", "null_run", "yields"]
 
 Call = Mapping[str, Any]
 
@@ -210,6 +210,17 @@ def decoder_for(pipe: Any) -> Decoder | None:
     return None
 
 
+def yields(pipe: Any) -> str:
+    """What the pipeline makes: "pixels", "video" or "audio"; told by its call if not known."""
+    decoder = decoder_for(pipe)
+    if decoder is not None:
+        return decoder.inputs
+    names = inspect.signature(type(pipe).__call__).parameters
+    if any("waveform" in name or name.startswith("audio_") for name in names):
+        return "audio"
+    return "video" if {"num_frames", "num_videos_per_prompt"} & {*names} else "pixels"
+
+
 @contextmanager
 def memoised_decode(
     pipe: Any, micro_batch: int | None, counted: Callable[[int], None]
@@ -270,7 +281,8 @@ def null_run(pipe: Any, scheduler: Any, arguments: Call, template: Any, z: Tenso
 
     Returns:
         Samples as the pipeline gives them for `output_type="pt"`; images and frames of those
-        that return arrays all the same (DiT, DDPM) with channels moved first.
+        that return arrays all the same (DiT, DDPM) with channels moved first, waveforms of those
+        that drop the channels (AudioLDM2) with one channel.
     """
     shadow = copy.copy(pipe)
     shadow.__dict__ = dict(vars(pipe))
@@ -287,10 +299,10 @@ def null_run(pipe: Any, scheduler: Any, arguments: Call, template: Any, z: Tenso
             if isinstance(module, torch.nn.Module):
                 stack.enter_context(_silent(module, template))
         out = first_field(shadow(**{**arguments, "num_inference_steps": 2}))
-    if isinstance(out, Tensor):
-        return out
-    samples = torch.as_tensor(np.asarray(out))
-    return samples.movedim(-1, -3) if samples.ndim >= 4 else samples
+    samples = torch.as_tensor(out if isinstance(out, Tensor) else np.asarray(out))
+    if samples.ndim == 2:
+        return samples[:, None]
+    return samples if isinstance(out, Tensor) or samples.ndim < 4 else samples.movedim(-1, -3)
 
 
 def _no_progress(iterable: Any = None, total: int | None = None) -> Any:

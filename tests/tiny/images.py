@@ -201,7 +201,9 @@ def dit() -> Tiny:
         norm_type="ada_norm_zero",
         norm_elementwise_affine=False,
     )
-    pipe = D.DiTPipeline(transformer=transformer, vae=autoencoder(), scheduler=D.DDIMScheduler())
+    pipe = D.DiTPipeline(
+        transformer=transformer, vae=autoencoder(), scheduler=D.DDIMScheduler(clip_sample=False)
+    )
     return Tiny(pipe, {"class_labels": [1], "guidance_scale": 4.0}, count=None, cond=4, other=[2])
 
 

@@ -142,7 +142,9 @@ def hunyuan_dit() -> Tiny:
     pipe = D.HunyuanDiTPipeline(
         transformer=transformer,
         vae=autoencoder(),
-        scheduler=D.DDPMScheduler(**LATENT_DIFFUSION_PLAIN, prediction_type="v_prediction"),
+        scheduler=D.DDPMScheduler(
+            **LATENT_DIFFUSION_PLAIN, prediction_type="v_prediction", clip_sample=False
+        ),
         text_encoder=T.BertModel(bert),
         tokenizer=bert_tokenizer(),
         text_encoder_2=t5_encoder(),

@@ -40,7 +40,7 @@ def cogvideox() -> Tiny:
     pipe = D.CogVideoXPipeline(
         transformer=transformer,
         vae=vae,
-        scheduler=D.CogVideoXDPMScheduler(),
+        scheduler=D.CogVideoXDPMScheduler(clip_sample=False),
         text_encoder=t5_encoder(),
         tokenizer=t5_tokenizer(),
     )

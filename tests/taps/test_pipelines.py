@@ -35,6 +35,7 @@ from fkdiff.taps.coefficients import prediction_type, separates_copies
 from fkdiff.terms.reward import RewardError
 from tests.taps.toy import Script, tap
 from tests.tiny import SETUPS, Tiny, build
+from tests.tiny.table import README, parts, table
 
 K = 5
 SEED = 7
@@ -534,6 +535,10 @@ def test_a_reward_that_reads_something_else_is_refused_before_the_run(sd):
         steer(sd.pipe, Tilt(reward), seed=1)(**sd.call, **CALL)
     with pytest.raises(TypeError, match="wrap a reward"):
         steer(sd.pipe, reward)
+
+
+def test_the_readme_s_table_is_what_is_tested_here():
+    assert parts(README.read_text())[1] == table(shared)
 
 
 def without_parts(kind):

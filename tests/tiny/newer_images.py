@@ -54,7 +54,7 @@ def lumina_2() -> Tiny:
     call = image_call(
         height=32, width=32, max_sequence_length=32, system_prompt="s", cfg_normalization=False
     )
-    return Tiny(pipe, call)
+    return Tiny(pipe, call, note="with `cfg_normalization=False`")
 
 
 def qwen_image() -> Tiny:

@@ -50,6 +50,7 @@ class Tiny:
             prediction isn't a mixture of two and experts are refused.
         other: What to change in the call so that the condition differs.
         rounding: Relative error of the pipeline's own mixture.
+        note: What the README's table says beside the experts.
     """
 
     pipe: Any
@@ -59,6 +60,7 @@ class Tiny:
     cond: float | None = 5.0
     other: Any = "a dog"
     rounding: float = 1e-6
+    note: str = ""
 
     @property
     def halves(self) -> int:

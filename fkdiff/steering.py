@@ -230,9 +230,11 @@ class Steered:
         """Refuse before the run what would fail at its first reward."""
         for reward in self._rewards:
             if reward.inputs not in ("latents", tap.inputs):
+                by_frame = (reward.inputs, tap.inputs) == ("pixels", "video")
+                remedy = "take PerFrame(reward)" if by_frame else f"wrap it for {tap.inputs}"
                 raise TapError(
                     f"{type(self.pipe).__name__} yields {tap.inputs}, but the reward "
-                    f"{reward.name!r} reads {reward.inputs}; wrap it for {tap.inputs}"
+                    f"{reward.name!r} reads {reward.inputs}; {remedy}"
                 )
 
     def _settings(self, expanded: Expanded) -> dict[str, Any]:

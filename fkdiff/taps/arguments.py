@@ -14,8 +14,9 @@ __all__ = ["Expanded", "expand", "seed_of"]
 
 _PER_PROMPT = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
 
-# These accept `num_videos_per_prompt` and then set it to 1, so their prompts are repeated.
-_REPEATING = ("CogVideoX", "Allegro", "AnimateDiff", "ConsisID")
+# These accept `num_videos_per_prompt` and then set it to 1, so their prompts are repeated; LTX
+# gives its autoencoder one decoding time a prompt, which fits no other number of rows.
+_REPEATING = ("CogVideoX", "Allegro", "AnimateDiff", "ConsisID", "LTX")
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,11 @@ def expand(pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any], particles: 
         ValueError: If latents are given with another number of rows.
     """
     signature = inspect.signature(type(pipe).__call__)
-    given = {**_card_defaults(pipe), **signature.bind(pipe, *args, **kwargs).arguments}
-    given.pop("self", None)
-    given.update(given.pop("kwargs", {}))
+    bound = {**_card_defaults(pipe), **signature.bind(pipe, *args, **kwargs).arguments}
+    bound.pop("self", None)
+    bound.update(bound.pop("kwargs", {}))
     # Z-Image writes its template into the list of prompts, which is the user's.
-    given = {k: list(v) if isinstance(v, list) else v for k, v in given.items()}
+    given: dict[str, Any] = {k: v[:] if isinstance(v, list) else v for k, v in bound.items()}
     names = _names(pipe, signature)
     _check_state(pipe, given)
     key = _count_key(pipe, names)

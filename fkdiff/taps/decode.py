@@ -126,7 +126,7 @@ def _ltx_timestep(z: Tensor, call: Call) -> Tensor:
             "decode_noise_scale adds noise after the last reward, so that no weight could know "
             "the sample; pass decode_timestep as one number and decode_noise_scale=0.0"
         )
-    return torch.tensor([timestep], device=z.device, dtype=z.dtype)
+    return torch.full((len(z),), timestep, device=z.device, dtype=z.dtype)
 
 
 def _mochi_video(pipe: Any, z: Tensor, call: Call) -> Tensor:
@@ -244,20 +244,31 @@ def memoised_decode(
     memory: dict[bytes, Tensor] = {}
 
     def decode(z: Tensor, *args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
+        if "num_frames" in kwargs:  # rows are frames here, and belong together
+            counted(len(z))
+            return original(z, *args, return_dict=return_dict, **kwargs)
         keys = [row.detach().cpu().float().numpy().tobytes() for row in z]
         rows = [i for i, k in enumerate(keys) if k not in memory and keys.index(k) == i]
         fresh: dict[bytes, Tensor] = {}
         if rows:
-            fresh = dict(zip((keys[i] for i in rows), run(z[rows], args, kwargs), strict=True))
+            fresh = dict(zip((keys[i] for i in rows), run(z, rows, args, kwargs), strict=True))
             counted(len(rows))
         samples = torch.stack([memory[k] if k in memory else fresh[k] for k in keys])
         if state["keep"]:
             memory.update(fresh)
         return DecoderOutput(sample=samples) if return_dict else (samples,)
 
-    def run(z: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        parts = z.split(micro_batch or len(z))
-        return torch.cat([original(p, *args, return_dict=False, **kwargs)[0] for p in parts])
+    def run(z: Tensor, rows: list[int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        def of(value: Any, part: list[int]) -> Any:
+            per_row = isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(z)
+            return value[part] if per_row else value
+
+        size, out = micro_batch or len(rows), []
+        for part in (rows[i : i + size] for i in range(0, len(rows), size)):
+            named = {name: of(value, part) for name, value in kwargs.items()}
+            given = (of(value, part) for value in args)
+            out.append(original(z[part], *given, return_dict=False, **named)[0])
+        return torch.cat(out)
 
     vae.decode = decode
     try:

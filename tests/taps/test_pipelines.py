@@ -34,8 +34,9 @@ from fkdiff.taps import TapError
 from fkdiff.taps.coefficients import prediction_type, separates_copies
 from fkdiff.terms.reward import RewardError
 from tests.taps.toy import Script, tap
-from tests.tiny import SETUPS, Tiny, build
+from tests.tiny import SETUPS, Tiny, build, prepared
 from tests.tiny.table import README, parts, table
+from tests.tiny.video import ltx
 
 K = 5
 SEED = 7
@@ -148,8 +149,15 @@ def test_micro_batches_change_rounding_only(name):
     assert out.steering.cost.denoiser_evaluations == tiny.halves * K * len(out.steering.trace)
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
-def test_everything_is_put_back_when_a_reward_fails(name, error):
+def test_everything_is_put_back_when_a_reward_fails(name):
+    assert_put_back(name, ZeroDivisionError, RewardError)
+
+
+def test_everything_is_put_back_on_an_interrupt(sd):
+    assert_put_back("sd", KeyboardInterrupt, KeyboardInterrupt)
+
+
+def assert_put_back(name, error, raised):
     tiny = shared(name)
     before = dict(vars(tiny.pipe))
     kinds = [type(tiny.pipe.scheduler), type(network(tiny.pipe))]
@@ -159,7 +167,7 @@ def test_everything_is_put_back_when_a_reward_fails(name, error):
 
     term = Tilt(as_reward(failing, inputs=tiny.inputs), scale=1)
     steered = steer(tiny.pipe, term, particles=2, seed=SEED)
-    with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else RewardError):
+    with pytest.raises(raised):
         steered(**{**CALL, **tiny.call})
     assert steered.partial is not None and not steered.partial.complete
     after = vars(tiny.pipe)
@@ -535,10 +543,27 @@ def test_a_reward_that_reads_something_else_is_refused_before_the_run(sd):
         steer(sd.pipe, Tilt(reward), seed=1)(**sd.call, **CALL)
     with pytest.raises(TypeError, match="wrap a reward"):
         steer(sd.pipe, reward)
+    of_images = as_reward(lambda pixels: pixels.mean((1, 2, 3)), name="brightness")
+    with pytest.raises(TapError, match=r"WanPipeline yields video, .* take PerFrame\(reward\)"):
+        steer(shared("wan").pipe, Tilt(of_images), seed=1)(**shared("wan").call, **CALL)
 
 
 def test_the_readme_s_table_is_what_is_tested_here():
     assert parts(README.read_text())[1] == table(shared)
+
+
+def test_noise_that_ltx_adds_while_decoding_is_refused():
+    """An autoencoder that denoises is asked for its last step; noise of its own isn't weighed."""
+    tiny = prepared(lambda: ltx(timestep_conditioning=True))
+    call = {**tiny.call, **CALL, "decode_timestep": 0.05}
+    steered = steer(tiny.pipe, Tilt(brightness(tiny), scale=0), particles=2, seed=SEED)
+    with pytest.raises(TapError, match=r"decode_noise_scale=0\.0"):
+        steered(**call)
+    out = steered(**call, decode_noise_scale=0.0)
+    assert out.steering.cost.decodes == 2
+    given = {**tiny.rows(2), **CALL, "decode_timestep": 0.05, "decode_noise_scale": 0.0}
+    plain = tiny.pipe(**given, generator=slot_generators(SEED, 1, 2))
+    assert torch.equal(out.steering.samples[0], plain[0])
 
 
 def without_parts(kind):

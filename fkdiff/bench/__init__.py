@@ -1,5 +1,6 @@
 """Side-by-side measurements behind `fkdiff bench`; never timed tests."""
 
+import inspect
 import platform
 import subprocess
 import time
@@ -10,33 +11,43 @@ from typing import Any
 
 from fkdiff._version import __version__
 
-__all__ = ["BENCHES", "run_bench"]
+__all__ = ["BENCHES", "BenchRefused", "run_bench"]
 
 BENCHES = {
     "overhead": "time of a steered call over the stock pipeline's, same network and batch",
     "memory": "peak memory of 64 particles in micro-batches of 8 over that of 8",
     "resampling": "time of each resampling scheme over that of the package `particles`",
+    "fk": "pass rates by emoji-judge: plain, best-of-n, importance sampling, FK, its controls",
 }
 
 
-def run_bench(name: str, quick: bool, seed: int) -> dict[str, Any]:
+class BenchRefused(ValueError):
+    """A bench that can't start, with the remedy; nothing was measured or written."""
+
+
+def run_bench(name: str, quick: bool, seed: int, out: Path | None = None) -> dict[str, Any]:
     """Run a bench; its results, with where they come from under "provenance".
 
     Arguments:
         name: One of `BENCHES`.
         quick: Less of the same, below a minute.
         seed: Seed of all random numbers.
+        out: Folder where a long bench keeps its rows and plots, and goes on from.
 
     Returns:
         Nested dictionary of what JSON knows.
 
     Raises:
-        ValueError: If there is no such bench.
+        BenchRefused: If there is no such bench, it keeps nothing, or it can't start.
     """
     if name not in BENCHES:
-        raise ValueError(f"name must be one of {', '.join(BENCHES)}, got {name!r}")
+        raise BenchRefused(f"name must be one of {', '.join(BENCHES)}, got {name!r}")
     start = time.perf_counter()
-    results = import_module(f"fkdiff.bench.{name}").run(quick=quick, seed=seed)
+    measure = import_module(f"fkdiff.bench.{name}").run
+    if out is not None and "out" not in inspect.signature(measure).parameters:
+        raise BenchRefused(f"out must be left out for {name}, which keeps nothing")
+    kept = {} if out is None else {"out": out}
+    results = measure(quick=quick, seed=seed, **kept)
     settings = {"bench": name, "quick": quick, "seed": seed}
     seconds = round(time.perf_counter() - start, 1)
     return {**results, "provenance": {**settings, "seconds": seconds, **_provenance()}}

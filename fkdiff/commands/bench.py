@@ -23,6 +23,10 @@ def bench(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the results and versions here.")
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Keep a long bench's rows and plots here, and go on from them."),
+    ] = None,
 ) -> None:
     """Measure fkdiff against what it stands beside."""
     from rich.console import Console
@@ -35,9 +39,12 @@ def bench(
         raise refused(f"NAME must be one of {', '.join(BENCHES)}, got {name!r}")
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise refused(f"--json {json_file}: its folder doesn't exist; create it first")
-    from fkdiff.bench import run_bench
+    from fkdiff.bench import BenchRefused, run_bench
 
-    results = run_bench(name, quick, seed)
+    try:
+        results = run_bench(name, quick, seed, out)
+    except BenchRefused as error:
+        raise refused(error) from error
     rows = [(path, _shown(value)) for path, value in _flat(results)]
     console.print(_table([name, ""], rows))
     if json_file is not None:

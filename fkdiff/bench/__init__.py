@@ -1,6 +1,5 @@
 """Side-by-side measurements behind `fkdiff bench`; never timed tests."""
 
-import inspect
 import platform
 import subprocess
 import time
@@ -11,7 +10,7 @@ from typing import Any
 
 from fkdiff._version import __version__
 
-__all__ = ["BENCHES", "BenchRefused", "run_bench"]
+__all__ = ["BENCHES", "RESUMABLE", "BenchRefused", "run_bench"]
 
 BENCHES = {
     "overhead": "time of a steered call over the stock pipeline's, same network and batch",
@@ -21,33 +20,36 @@ BENCHES = {
 }
 
 
+RESUMABLE = frozenset({"fk"})
+"""Benches that keep their finished runs in a file and go on from it."""
+
+
 class BenchRefused(ValueError):
     """A bench that can't start, with the remedy; nothing was measured or written."""
 
 
-def run_bench(name: str, quick: bool, seed: int, out: Path | None = None) -> dict[str, Any]:
+def run_bench(name: str, quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
     """Run a bench; its results, with where they come from under "provenance".
 
     Arguments:
         name: One of `BENCHES`.
         quick: Less of the same, below a minute.
         seed: Seed of all random numbers.
-        out: Folder where a long bench keeps its rows and plots, and goes on from.
+        resume: File of finished runs to go on from and to add to, for those in `RESUMABLE`.
 
     Returns:
         Nested dictionary of what JSON knows.
 
     Raises:
-        BenchRefused: If there is no such bench, it keeps nothing, or it can't start.
+        ValueError: If there is no such bench, or it can't start.
     """
     if name not in BENCHES:
-        raise BenchRefused(f"name must be one of {', '.join(BENCHES)}, got {name!r}")
+        raise ValueError(f"name must be one of {', '.join(BENCHES)}, got {name!r}")
+    if resume is not None and name not in RESUMABLE:
+        raise ValueError(f"resume must be None for {name}, got {resume}; it runs in one go")
     start = time.perf_counter()
-    measure = import_module(f"fkdiff.bench.{name}").run
-    if out is not None and "out" not in inspect.signature(measure).parameters:
-        raise BenchRefused(f"out must be left out for {name}, which keeps nothing")
-    kept = {} if out is None else {"out": out}
-    results = measure(quick=quick, seed=seed, **kept)
+    more = {} if resume is None else {"resume": resume}
+    results = import_module(f"fkdiff.bench.{name}").run(quick=quick, seed=seed, **more)
     settings = {"bench": name, "quick": quick, "seed": seed}
     seconds = round(time.perf_counter() - start, 1)
     return {**results, "provenance": {**settings, "seconds": seconds, **_provenance()}}

@@ -46,7 +46,7 @@ _QUICK = Plan(prompts=3, seeds=1, tune=0, kinds=("pair", "count", "binding"), sc
 def run(
     quick: bool,
     seed: int,
-    out: Path | None = None,
+    resume: Path | None = None,
     runner: "Runner | None" = None,
     plan: Plan | None = None,
 ) -> dict[str, Any]:
@@ -60,7 +60,8 @@ def run(
     Arguments:
         quick: 3 prompts of kinds that are not measured first, 10 steps, no scaling.
         seed: Seed of all random numbers.
-        out: Folder for rows and the scaling plot; a run that was stopped goes on from there.
+        resume: File of finished rows to go on from and to add to; the scaling plot is drawn
+            beside it.
         runner: Who draws and judges, by default the zoo's models.
         plan: How much is drawn, by default 100 prompts with 4 seeds, or the quick plan.
 
@@ -68,7 +69,7 @@ def run(
         `pass_rate.*`, `ci.*`, `nfe.*`, `seconds.*`, `equal_seconds`, `monitor`, `diversity`, ...
 
     Raises:
-        BenchRefused: If weights are missing, or the folder holds rows of other settings.
+        BenchRefused: If weights are missing, or the file holds rows of other settings.
     """
     from fkdiff.bench.fk_runs import Runner, Settings
     from fkdiff.bench.fk_summary import scaling, summarise
@@ -76,7 +77,7 @@ def run(
     plan = plan or (_QUICK if quick else Plan())
     runner = runner or Runner.bundled(Settings(steps=10, samples=8) if quick else Settings())
     settings = runner.settings
-    store = Store(out, {"seed": seed, **asdict(plan), **asdict(settings)})
+    store = Store(resume, {"seed": seed, **asdict(plan), **asdict(settings)})
     kinds, rates = _kinds(store, runner, plan, seed)
     prompts = chosen_prompts(kinds, plan.prompts)
     rows = _rows(store, runner, plan, prompts, seed)
@@ -84,10 +85,10 @@ def run(
     told |= {"kinds": list(kinds), "tune_pass_rate": rates, "settings": asdict(settings)}
     if plan.scaled:
         told["scaling"] = scaling(_scaled(store, runner, plan, prompts, seed), seed)
-        if out is not None:
+        if resume is not None:
             from fkdiff.bench.fk_plot import draw_scaling
 
-            draw_scaling(told["scaling"], out / "scaling.png")
+            draw_scaling(told["scaling"], resume.with_suffix(".png"))
     return told
 
 
@@ -95,23 +96,23 @@ class Store:
     """Rows by name, kept in a file line by line so that a stopped bench goes on.
 
     Arguments:
-        folder: Where `rows.jsonl` lies, None to keep nothing.
+        file: Rows as JSON, one a line below the settings; None to keep nothing.
         settings: What made the rows; others in the file are refused.
 
     Raises:
         BenchRefused: If the file was made with other settings.
     """
 
-    def __init__(self, folder: Path | None, settings: dict[str, Any]) -> None:
-        self.file = None if folder is None else folder / "rows.jsonl"
+    def __init__(self, file: Path | None, settings: dict[str, Any]) -> None:
+        self.file = file
         self.rows: dict[str, dict[str, Any]] = {}
         head = json.loads(json.dumps(settings))
         lines = self._lines()
         if lines and lines[0] != head:
             changed = [key for key in head if lines[0].get(key) != head[key]]
             raise BenchRefused(
-                f"out must hold rows of these settings, got others ({', '.join(changed)}) in "
-                f"{self.file}; name another folder"
+                f"resume must name rows of these settings, got others ({', '.join(changed)}) in "
+                f"{self.file}; name another file"
             )
         self.rows = {line["name"]: line for line in lines[1:]}
         if self.file is not None:

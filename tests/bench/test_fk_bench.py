@@ -37,13 +37,13 @@ def runner(samples=8):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A bench run in a folder."""
-    folder = tmp_path_factory.mktemp("bench") / "fk"
-    return folder, fk.run(quick=True, seed=3, out=folder, runner=runner(), plan=PLAN)
+    """A bench and the file that it keeps."""
+    file = tmp_path_factory.mktemp("bench") / "new" / "fk.jsonl"
+    return file, fk.run(quick=True, seed=3, resume=file, runner=runner(), plan=PLAN)
 
 
 def test_every_field_is_there_and_finite(whole):
-    folder, told = whole
+    file, told = whole
     arms = {"plain", "bon4", "bon8", "importance", "fk4", "fk8", "shuffled", "constant"}
     for field in ("pass_rate", "nfe", "seconds", "reward"):
         assert set(told[field]) == arms
@@ -52,12 +52,12 @@ def test_every_field_is_there_and_finite(whole):
     assert set(told["monitor"]) == {"brightness", "colourfulness", "jpeg-size"}
     assert told["rows"] == 4 and told["prompts"] == 2 and told["kinds"] == ["pair"]
     json.dumps(told)
-    assert (folder / "scaling.png").is_file()
+    assert file.with_suffix(".png").is_file()
 
 
 def test_a_constant_reward_is_the_plain_run_and_fk_s_choice_its_best(whole):
-    folder, _ = whole
-    lines = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()[1:]]
+    file, _ = whole
+    lines = [json.loads(line) for line in file.read_text().splitlines()[1:]]
     for runs in (line["runs"] for line in lines if line["name"].startswith("arms")):
         assert runs["constant"]["chosen"] == 0 and runs["constant"]["ancestors"] == 4
         assert runs["constant"]["reward"] == pytest.approx(runs["sde"]["reward"][:4], abs=1e-5)
@@ -66,28 +66,28 @@ def test_a_constant_reward_is_the_plain_run_and_fk_s_choice_its_best(whole):
 
 
 def test_a_stopped_bench_goes_on_and_ends_the_same(whole, tmp_path):
-    folder, told = whole
-    text = (folder / "rows.jsonl").read_text()
+    file, told = whole
+    text = file.read_text()
     lines = text.splitlines(keepends=True)
     assert len(lines) == 1 + 4 + 1
-    part = tmp_path / "rows.jsonl"
+    part = tmp_path / "part.jsonl"
     part.write_text("".join(lines[:4]) + lines[4][:40])  # the last one was cut off
     calls = Judging.calls
-    again = fk.run(quick=True, seed=3, out=tmp_path, runner=runner(), plan=PLAN)
+    again = fk.run(quick=True, seed=3, resume=part, runner=runner(), plan=PLAN)
     assert Judging.calls - calls == (8 * 2 + 4 + 8 + 4 + 4) + (2 * 2 + 1 + 2)
     assert len(part.read_text().splitlines()) == len(lines)
     assert again["pass_rate"] == told["pass_rate"] and again["scaling"] == told["scaling"]
     calls = Judging.calls
-    fk.run(quick=True, seed=3, out=tmp_path, runner=runner(), plan=PLAN)
+    fk.run(quick=True, seed=3, resume=part, runner=runner(), plan=PLAN)
     assert Judging.calls == calls
 
 
 def test_rows_of_other_settings_are_refused(whole):
-    folder, _ = whole
-    before = (folder / "rows.jsonl").read_text()
+    file, _ = whole
+    before = file.read_text()
     with pytest.raises(BenchRefused, match=r"got others \(seed\)"):
-        fk.run(quick=True, seed=4, out=folder, runner=runner(), plan=PLAN)
-    assert (folder / "rows.jsonl").read_text() == before
+        fk.run(quick=True, seed=4, resume=file, runner=runner(), plan=PLAN)
+    assert file.read_text() == before
 
 
 def test_kinds_are_chosen_on_tune_and_prompts_from_eval():
@@ -99,10 +99,10 @@ def test_kinds_are_chosen_on_tune_and_prompts_from_eval():
     assert {parse(p).kind for p in prompts} == {"pair", "count"}
 
 
-def test_the_kinds_are_measured_on_every_prompt_of_tune(monkeypatch, tmp_path):
+def test_the_kinds_are_measured_on_every_prompt_of_tune(monkeypatch):
     monkeypatch.setattr(zoo, "prompts", lambda name: ["a cat and a dog on a red background"])
     plan = Plan(prompts=1, seeds=1, tune=2, scaled=0)
-    told = fk.run(quick=True, seed=0, out=tmp_path, runner=runner(), plan=plan)
+    told = fk.run(quick=True, seed=0, runner=runner(), plan=plan)
     assert set(told["tune_pass_rate"]) == {"pair"} == set(told["kinds"])
 
 
@@ -112,13 +112,13 @@ def test_missing_weights_are_refused_before_anything_is_written(monkeypatch, tmp
 
     monkeypatch.setattr("fkdiff.zoo.judge.load_judge", absent)
     with pytest.raises(BenchRefused, match=r"fkdiff\.zoo\.train"):
-        run_bench("fk", quick=True, seed=0, out=tmp_path / "fk")
-    assert not (tmp_path / "fk").exists()
+        run_bench("fk", quick=True, seed=0, resume=tmp_path / "fk.jsonl")
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_bench_that_keeps_nothing_refuses_a_folder(tmp_path):
-    with pytest.raises(BenchRefused, match="out must be left out for memory"):
-        run_bench("memory", quick=True, seed=0, out=tmp_path)
+def test_a_bench_that_keeps_nothing_refuses_a_file(tmp_path):
+    with pytest.raises(ValueError, match="resume must be None for memory"):
+        run_bench("memory", quick=True, seed=0, resume=tmp_path)
 
 
 def test_the_seed_is_each_prompt_s_own():

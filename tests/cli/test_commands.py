@@ -119,8 +119,8 @@ def test_bench_says_which_weights_it_lacks(fkdiff, monkeypatch, tmp_path):
         return load_file(tmp_path / "model.safetensors")
 
     monkeypatch.setattr("fkdiff.zoo.judge.load_judge", absent)
-    code, out, error = fkdiff("bench", "fk", "--quick", "--out", tmp_path / "rows")
+    code, out, error = fkdiff("bench", "fk", "--quick", "--resume", tmp_path / "rows.jsonl")
     assert (code, out) == (2, "") and "python -m fkdiff.zoo.train" in error
-    assert not (tmp_path / "rows").exists()
-    code, _, error = fkdiff("bench", "memory", "--out", tmp_path / "rows")
-    assert code == 2 and "keeps nothing" in error
+    assert not list(tmp_path.iterdir())
+    code, _, error = fkdiff("bench", "memory", "--resume", tmp_path / "rows.jsonl")
+    assert code == 2 and "--resume can't be used with memory" in error

@@ -13,7 +13,7 @@ from fkdiff.processes import Gaussian, Kernel, sde_step
 from fkdiff.taps.arguments import Expanded
 from fkdiff.taps.coefficients import TapError, as_predicted, estimate_x0, separates_copies
 from fkdiff.taps.conditioning import Conditioning, kept_conditioning
-from fkdiff.taps.decode import decoder_for, memoised_decode, null_run
+from fkdiff.taps.decode import decoder_for, memoised_decode, null_run, yields
 from fkdiff.taps.denoiser import split_guidance, tapped_denoiser
 from fkdiff.taps.families import predictions
 from fkdiff.taps.scheduler import Call, permute_history, tapped_scheduler
@@ -120,8 +120,7 @@ class PipelineTap:
     @property
     def inputs(self) -> str:
         """What `decode` yields: "pixels", "video" or "audio"."""
-        decoder = decoder_for(self.pipe)
-        return decoder.inputs if decoder else "pixels"
+        return yields(self.pipe)
 
     def decode(self, latents: Tensor, inputs: str) -> Any:
         """Latents (n, *) as a reward reads them, sliced by `micro_batch`.

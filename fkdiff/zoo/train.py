@@ -16,6 +16,7 @@ from typing import Any
 import torch.distributed as dist
 from safetensors.torch import load_file
 
+from fkdiff.zoo import card
 from fkdiff.zoo.autoencoder import AutoencoderTask
 from fkdiff.zoo.cards import write_card
 from fkdiff.zoo.denoiser import DenoiserTask
@@ -45,6 +46,7 @@ BUNDLED = {
     "clip": ZOO / "emoji_clip/open_clip_model.safetensors",
     "judge": ZOO / "emoji_judge/model.safetensors",
 }
+NAMES = {"emoji": "emoji", "clip": "emoji-clip"}
 PARTS = {"vae": "vae", "emoji": "unet", "clip": "clip", "judge": "judge"}
 
 
@@ -105,6 +107,7 @@ def _judge(args: argparse.Namespace) -> None:
     rate = args.lr or 2e-3
     fit = Fit(args.images // BATCH["judge"], rate, hold=0.3, ema=0.99, seed=args.seed)
     sprites, vae = _sprites(args), load_autoencoder(args.out)
+    before = card("emoji-judge")["images"] if args.warm else 0
     task = JudgeTask(sprites, vae, fit, args.out / "judge")
     _run(task.trainer, args)
     export_judge(args.out, ZOO / "emoji_judge")
@@ -117,23 +120,31 @@ def _judge(args: argparse.Namespace) -> None:
             ),
         },
     }
-    facts |= {"seed": args.seed, "images": task.trainer.step * BATCH["judge"]}
+    facts |= {"seed": args.seed, "images": task.trainer.step * BATCH["judge"] + before}
     write_card("emoji-judge", ZOO / "emoji_judge", facts)
 
 
 def _facts(args: argparse.Namespace, stage: str) -> dict[str, Any]:
     """What a card says of a run: its seed and images, and what stage `measure` found."""
-    folder = args.out / stage
-    step = read_part(folder / "state.safetensors", PARTS[stage])[1]
+    file = args.out / stage / "state.safetensors"
     found = args.out / "quality.json"
     measured = json.loads(found.read_text())[stage] if found.exists() else PLACEHOLDERS[stage]
-    return {"seed": args.seed, "images": step * BATCH[stage], **measured}
+    if not file.exists():  # measured anew, not trained
+        bundled = card(NAMES[stage])
+        return {"seed": bundled["seed"], "images": bundled["images"], **measured}
+    return {
+        "seed": args.seed,
+        "images": read_part(file, PARTS[stage])[1] * BATCH[stage],
+        **measured,
+    }
 
 
 def _export(args: argparse.Namespace) -> None:
+    """Writes what was trained, and a card for it."""
     export_pipeline(args.out, ZOO / "emoji")
     write_card("emoji", ZOO / "emoji", _facts(args, "emoji"))
-    export_dual_encoder(args.out, ZOO / "emoji_clip")
+    if (args.out / "clip" / "state.safetensors").exists():
+        export_dual_encoder(args.out, ZOO / "emoji_clip")
     write_card("emoji-clip", ZOO / "emoji_clip", _facts(args, "clip"))
 
 

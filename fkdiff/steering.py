@@ -17,7 +17,7 @@ from fkdiff.smc import Resample
 from fkdiff.taps import PipelineTap, TapError
 from fkdiff.taps.arguments import Expanded, expand, seed_of
 from fkdiff.taps.families import check_family
-from fkdiff.taps.outputs import fields, keep_rows
+from fkdiff.taps.results import fields, keep_rows
 from fkdiff.terms.correctors import Correct
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.pool import PoolTerm

@@ -21,7 +21,7 @@ from torch import Tensor
 from fkdiff.taps.coefficients import TapError
 from fkdiff.taps.conditioning import PREPARING
 from fkdiff.taps.denoiser import DENOISERS, calling
-from fkdiff.taps.outputs import first_field
+from fkdiff.taps.results import first_field
 
 __all__ = ["DECODERS", "Decoder", "decoder_for", "memoised_decode", "null_run", "yields"]
 

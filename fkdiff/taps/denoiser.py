@@ -16,9 +16,6 @@ __all__ = ["DENOISERS", "calling", "chunked", "split_guidance", "tapped_denoiser
 
 DENOISERS = ("unet", "transformer", "transformer_2")
 
-# Networks that only feed a denoiser: micro-batched like it, neither predictions nor counted.
-_FEEDING = ("controlnet",)
-
 # Position tables have no batch axis; a sequence length that equals the batch must not split them.
 _SHARED = frozenset({"img_ids", "txt_ids", "image_rotary_emb", "rotary_emb", "guidance_scale"})
 
@@ -46,22 +43,12 @@ def tapped_denoiser(
         cost: Counts rows and seconds.
         on_output: Gets what each call returned.
     """
-
-    def predicted(batch: int, out: Any) -> None:
-        cost.denoiser_evaluations += batch
-        on_output(out)
-
     with ExitStack() as stack:
-        for name in (*DENOISERS, *_FEEDING):
+        for name in DENOISERS:
             module = getattr(pipe, name, None)
             if isinstance(module, torch.nn.Module):
-                seen = predicted if name in DENOISERS else _ignore
-                stack.enter_context(_tapped(module, rows, micro_batch, cost, seen))
+                stack.enter_context(_tapped(module, rows, micro_batch, cost, on_output))
         yield
-
-
-def _ignore(batch: int, out: Any) -> None:
-    pass
 
 
 @contextmanager
@@ -70,7 +57,7 @@ def _tapped(
     rows: int,
     micro_batch: int | None,
     cost: Cost,
-    seen: Callable[[int, Any], None],
+    on_output: Callable[[Any], None],
 ) -> Iterator[None]:
     base = type(module)
     signature = inspect.signature(getattr(module, "_orig_mod", module).forward)
@@ -84,7 +71,8 @@ def _tapped(
                 out = base.__call__(self, *args, **kwargs)
             else:
                 out = chunked(lambda *a, **k: base.__call__(self, *a, **k), bound, batch, size)
-        seen(batch, out)
+        cost.denoiser_evaluations += batch
+        on_output(out)
         return out
 
     with calling(module, call):
@@ -136,23 +124,20 @@ def chunked(call: Callable[..., Any], bound: inspect.BoundArguments, batch: int,
         part = cut(dict(bound.arguments), start)
         piece = inspect.BoundArguments(bound.signature, part)  # pyright: ignore[reportArgumentType]
         outputs.append(call(*piece.args, **piece.kwargs))
-    by_row = any(isinstance(bound.arguments.get(name), list) for name in _LISTED)
-    return _joined(outputs, by_row)
+    return _joined(outputs)
 
 
-def _joined(outputs: list[Any], by_row: bool) -> Any:
-    """Join pieces; lists hold one tensor a row, or one a level (ControlNet)."""
+def _joined(outputs: list[Any]) -> Any:
     first = outputs[0]
     if isinstance(first, Tensor):
         return torch.cat(outputs)
     if isinstance(first, dict):
-        fields = {k: _joined([o[k] for o in outputs], by_row) for k in first}
+        fields = {k: _joined([o[k] for o in outputs]) for k in first}
         return type(first)(**fields)
-    if isinstance(first, list) and by_row:
+    if isinstance(first, list):
         return [row for rows in outputs for row in rows]
-    if isinstance(first, list | tuple):
-        joined = (_joined(list(parts), by_row) for parts in zip(*outputs, strict=True))
-        return type(first)(joined)
+    if isinstance(first, tuple):
+        return tuple(_joined(list(parts)) for parts in zip(*outputs, strict=True))
     return first
 
 

@@ -16,6 +16,7 @@ from fkdiff.taps.conditioning import Conditioning, kept_conditioning
 from fkdiff.taps.decode import decoder_for, memoised_decode, null_run, yields
 from fkdiff.taps.denoiser import split_guidance, tapped_denoiser
 from fkdiff.taps.families import predictions
+from fkdiff.taps.feeding import chunked_feeding
 from fkdiff.taps.scheduler import Call, permute_history, tapped_scheduler
 from fkdiff.taps.shadowing import own_ranking_off, watched_progress
 from fkdiff.terms.cost import Cost
@@ -111,6 +112,7 @@ class PipelineTap:
             self._memo = stack.enter_context(
                 memoised_decode(self.pipe, self.micro_batch, self._count_decodes)
             )
+            stack.enter_context(chunked_feeding(self.pipe, rows, self.micro_batch))
             stack.enter_context(watched_progress(self.pipe, self._on_bar))
             stack.enter_context(own_ranking_off(self.pipe))
             self._kept = stack.enter_context(kept_conditioning(self.pipe, rows))

@@ -149,6 +149,18 @@ def test_micro_batches_change_rounding_only(name):
     assert out.steering.cost.denoiser_evaluations == tiny.halves * K * len(out.steering.trace)
 
 
+def test_a_controlnet_is_micro_batched_and_its_residuals_join_up():
+    tiny, seen = shared("sd_controlnet"), []
+    hook = tiny.pipe.controlnet.register_forward_hook(lambda m, a, out: seen.append(len(out[1])))
+    try:
+        steered = steer(tiny.pipe, particles=K, seed=SEED, select="all", micro_batch=2)
+        out = steered(**{**CALL, **tiny.call})
+    finally:
+        hook.remove()
+    assert seen == [4, 4, 2] * 3  # a guided pair for each particle
+    assert_near(as_tensor(out), stock("sd_controlnet"), 1e-5)
+
+
 def test_everything_is_put_back_when_a_reward_fails(name):
     assert_put_back(name, ZeroDivisionError, RewardError)
 

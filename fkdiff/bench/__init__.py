@@ -17,10 +17,11 @@ BENCHES = {
     "memory": "peak memory of 64 particles in micro-batches of 8 over that of 8",
     "resampling": "time of each resampling scheme over that of the package `particles`",
     "fk": "pass rates by emoji-judge: plain, best-of-n, importance sampling, FK, its controls",
+    "fk_tune": "guidance, scale and window for `fk`, chosen on the prompts `tune` alone",
 }
 
 
-RESUMABLE = frozenset({"fk"})
+RESUMABLE = frozenset({"fk", "fk_tune"})
 """Benches that keep their finished runs in a file and go on from it."""
 
 

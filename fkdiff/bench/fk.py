@@ -11,7 +11,16 @@ from fkdiff.bench import BenchRefused
 if TYPE_CHECKING:
     from fkdiff.bench.fk_runs import Runner
 
-__all__ = ["HARD", "Plan", "Store", "chosen_prompts", "hard_kinds", "run"]
+__all__ = [
+    "HARD",
+    "Plan",
+    "Store",
+    "chosen_prompts",
+    "hard_kinds",
+    "progress",
+    "run",
+    "seed_of",
+]
 
 _T = TypeVar("_T")
 
@@ -138,7 +147,8 @@ class Store:
         return self.rows[name]
 
 
-def _bar(steps: Sequence[_T], told: str) -> Iterator[_T]:
+def progress(steps: Sequence[_T], told: str) -> Iterator[_T]:
+    """The steps, with a progress bar."""
     from tqdm import tqdm
 
     return iter(tqdm(steps, desc=told, unit="prompt"))
@@ -154,8 +164,8 @@ def _kinds(
     from fkdiff.zoo.parse import parse
 
     passed: dict[str, list[bool]] = {}
-    for index, prompt in enumerate(_bar(zoo.prompts("tune"), "plain on tune")):
-        own = _seed(seed, index, plan.seeds)
+    for index, prompt in enumerate(progress(zoo.prompts("tune"), "plain on tune")):
+        own = seed_of(seed, index, plan.seeds)
         row = store.get(f"tune {index}", prompt, runner.both, plan.tune, own)
         for run in row["runs"].values():
             passed.setdefault(parse(prompt).kind, []).extend(run["passed"])
@@ -173,8 +183,8 @@ def hard_kinds(rates: dict[str, float]) -> tuple[str, ...]:
     return kinds or (min(rates, key=lambda kind: abs(rates[kind] - sum(HARD) / 2)),)
 
 
-def chosen_prompts(kinds: Sequence[str], most: int) -> list[str]:
-    """Prompts of `eval` of these kinds, at most so many, the kinds in turn.
+def chosen_prompts(kinds: Sequence[str], most: int, of: str = "eval") -> list[str]:
+    """Prompts of a list that are of these kinds, at most so many, the kinds in turn.
 
     >>> len(chosen_prompts(("pair", "count"), 4)), len(chosen_prompts(("pair",), 1000))
     (4, 26)
@@ -183,10 +193,10 @@ def chosen_prompts(kinds: Sequence[str], most: int) -> list[str]:
     from fkdiff.zoo.parse import parse
 
     by_kind: dict[str, list[str]] = {kind: [] for kind in kinds}
-    for prompt in zoo.prompts("eval"):
+    for prompt in zoo.prompts(of):
         by_kind.get(parse(prompt).kind, []).append(prompt)
     longest = max(map(len, by_kind.values()))
-    turns = [of[i] for i in range(longest) for of in by_kind.values() if i < len(of)]
+    turns = [each[i] for i in range(longest) for each in by_kind.values() if i < len(each)]
     return turns[:most]
 
 
@@ -195,9 +205,9 @@ def _rows(
 ) -> list[dict[str, Any]]:
     units = [(i, s) for s in range(plan.seeds) for i in range(len(prompts))]
     rows = []
-    for i, s in _bar(units, "arms"):
+    for i, s in progress(units, "arms"):
         other = prompts[(i + len(prompts) // 2) % len(prompts)]
-        own = _seed(seed, i, s)
+        own = seed_of(seed, i, s)
         rows.append(store.get(f"arms {i} {s}", prompts[i], runner.arms, other, own))
     return rows
 
@@ -206,13 +216,13 @@ def _scaled(
     store: Store, runner: "Runner", plan: Plan, prompts: Sequence[str], seed: int
 ) -> list[dict[str, Any]]:
     rows = []
-    for i, prompt in enumerate(_bar(prompts[: plan.scaled], "scaling")):
-        own = _seed(seed, i, plan.seeds)
+    for i, prompt in enumerate(progress(prompts[: plan.scaled], "scaling")):
+        own = seed_of(seed, i, plan.seeds)
         rows.append(store.get(f"scaling {i}", prompt, runner.scaled, plan.sizes, own))
     return rows
 
 
-def _seed(*parts: int) -> int:
+def seed_of(*parts: int) -> int:
     """A seed of its own for each prompt and repetition: prompts must not share their noise."""
     from numpy.random import SeedSequence
 

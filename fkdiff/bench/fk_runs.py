@@ -151,6 +151,10 @@ class Runner:
         """Plain samples of each solver."""
         return {solver: self.plain(prompt, solver, particles, seed) for solver in ETAS}
 
+    def chosen(self, prompt: str, particles: int, seed: int) -> dict[str, Any]:
+        """One steered run."""
+        return {"fk": self.steered(prompt, particles, seed)}
+
     def arms(self, prompt: str, other: str, seed: int) -> dict[str, Any]:
         """All runs of the arms for one prompt and seed."""
         return {

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fkdiff import as_reward, zoo
-from fkdiff.bench import BenchRefused, fk, run_bench
+from fkdiff.bench import BenchRefused, fk, fk_tune, run_bench
 from fkdiff.bench.fk import Plan, chosen_prompts, hard_kinds
 from fkdiff.bench.fk_runs import Runner, Settings
 from fkdiff.zoo.parse import parse
@@ -122,6 +122,22 @@ def test_a_bench_that_keeps_nothing_refuses_a_file(tmp_path):
 
 
 def test_the_seed_is_each_prompt_s_own():
-    seeds = {fk._seed(0, i, s) for i in range(50) for s in range(4)}
+    seeds = {fk.seed_of(0, i, s) for i in range(50) for s in range(4)}
     assert len(seeds) == 200
     assert torch.Generator().manual_seed(max(seeds)).initial_seed() == max(seeds)
+
+
+def test_settings_are_chosen_on_tune_alone(tmp_path):
+    file = tmp_path / "tune.jsonl"
+    told = fk_tune.run(quick=True, seed=1, resume=file, runner=runner())
+    rows = [json.loads(line) for line in file.read_text().splitlines()[1:]]
+    assert len(rows) == 2 * (2 + 2)
+    assert {row["prompt"] for row in rows} <= set(zoo.prompts("tune"))
+    assert set(told["plain"]) == {"2", "3"} and len(told["fk4"]) == 2
+    best = told["best"]
+    assert told["plain"][f"{best['guidance']:g}"] == max(told["plain"].values())
+    named = f"scale {best['scale']:g}, window 0.2 to 0.9"
+    assert told["fk4"][named] == max(told["fk4"].values())
+    calls = Judging.calls
+    assert fk_tune.run(quick=True, seed=1, resume=file, runner=runner()) == told
+    assert Judging.calls == calls

@@ -59,7 +59,7 @@ SETUPS: dict[str, Callable[[], Tiny]] = {
     "auraflow": newer_images.aura_flow,
     "chroma": newer_images.chroma,
     "zimage": newer_images.z_image,
-    "cosmos2": newer_images.cosmos_2,
+    "cosmos2": video.cosmos_2,
     "ltx": video.ltx,
     "mochi": video.mochi,
     "sd_img2img": editing.sd_from_image,

@@ -1,6 +1,9 @@
-"""Tiny text-to-video pipelines."""
+"""Tiny text-to-video pipelines, and Cosmos, which draws a picture as a video of one frame."""
+
+from typing import Any
 
 import diffusers as D
+import torch
 
 from tests.tiny.parts import (
     Tiny,
@@ -146,3 +149,50 @@ def mochi() -> Tiny:
     )
     call = image_call(num_frames=7, max_sequence_length=8)
     return Tiny(pipe, call, "video", "num_videos_per_prompt")
+
+
+class Guardrail(torch.nn.Module):
+    """In place of NVIDIA's, which must be there: passes everything on."""
+
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def check_text_safety(self, prompt: str) -> bool:
+        return True
+
+    def check_video_safety(self, frames: Any) -> Any:
+        return frames
+
+
+def cosmos_2() -> Tiny:
+    transformer = D.CosmosTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=1,
+        mlp_ratio=2,
+        text_embed_dim=32,
+        adaln_lora_dim=4,
+        max_size=(4, 32, 32),
+        extra_pos_embed_type=None,
+    )
+    vae = D.AutoencoderKLWan(
+        base_dim=3,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[0.1, -0.2, 0.3, 0.0],
+        latents_std=[1.1, 0.9, 1.2, 0.8],
+    )
+    pipe = D.Cosmos2TextToImagePipeline(
+        transformer=transformer,
+        scheduler=D.FlowMatchEulerDiscreteScheduler(shift=3.0, use_karras_sigmas=True),
+        vae=vae,
+        text_encoder=t5_encoder(),
+        tokenizer=t5_tokenizer(),
+        safety_checker=Guardrail(),  # pyright: ignore[reportArgumentType]
+    )
+    # It guides by cond + g (cond - uncond), and divides a difference by the smallest sigma, .002.
+    call = image_call(guidance_scale=4.0, negative_prompt="ugly", max_sequence_length=8)
+    return Tiny(pipe, call, rounding=1e-3)

@@ -16,9 +16,8 @@ from fkdiff.run import SELECTS, Run
 from fkdiff.smc import Resample
 from fkdiff.taps import PipelineTap, TapError
 from fkdiff.taps.arguments import Expanded, expand, seed_of
-from fkdiff.terms.correctors import Correct
+from fkdiff.terms.consistency import check_pool, stated_target, tilts
 from fkdiff.terms.cost import Cost
-from fkdiff.terms.pool import PoolTerm
 from fkdiff.terms.reward import Reward, as_reward
 from fkdiff.terms.term import Term
 
@@ -52,8 +51,8 @@ def steer(
             refuses, True always replaces.
         micro_batch: Particles per network call and decode, None for all at once.
         monitor: Rewards that are reported and never steered on.
-        select: Which particles come out: "best" (largest log-twist, the default with terms),
-            "sample" (weighted draws, the default without), or "all" (best first).
+        select: Which particles come out: "best" (largest log-twist, the default with
+            Tilts), "sample" (weighted draws, the default without), or "all" (best first).
         seed: Seed of every random stream; a generator given to the call supplies it otherwise.
 
     Returns:
@@ -76,7 +75,7 @@ def steer(
         stochastic=stochastic,
         micro_batch=micro_batch,
         monitor=tuple(as_reward(r) for r in monitor),
-        select=select or ("best" if terms else "sample"),
+        select=select or ("best" if tilts(terms) else "sample"),
         seed=seed,
     )
 
@@ -122,11 +121,7 @@ class Steered:
                     f"terms must be terms such as Tilt(reward), got {type(term).__name__}; "
                     f"wrap a reward: Tilt(reward, scale=2)"
                 )
-            if isinstance(term, PoolTerm | Correct):
-                raise TapError(
-                    f"{term!r} can't steer a pipeline yet, and would change nothing; give its "
-                    f"denoisers to fkdiff.sample, or leave it out"
-                )
+        check_pool(self.terms, self.stochastic)
         self._check_names()
         for name in ("scheduler", "progress_bar"):
             if not hasattr(self.pipe, name):
@@ -135,10 +130,10 @@ class Steered:
     @property
     def target(self) -> str:
         """What law the weighted cloud stands for."""
-        stated = [term.target for term in self.terms] or ["law of the chain that is run"]
+        stated = stated_target(self.terms)
         if self.resample is not None and self.resample.scheme == "beam" and self.terms:
-            stated.append("heuristic: a beam keeps the best and has no law")
-        return "; ".join(stated)
+            stated += "; heuristic: a beam keeps the best and has no law"
+        return stated
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the pipeline; returns its own output type, with the cloud in `.steering`.
@@ -203,6 +198,7 @@ class Steered:
             resamples=run.resamples,
             micro_batch=self.micro_batch,
             cost=run.cost,
+            terms=self.terms,
         )
 
     @property

@@ -8,7 +8,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor
 from fkdiff.taps.coefficients import TapError
 from fkdiff.taps.conditioning import PREPARING
 from fkdiff.taps.denoiser import DENOISERS, calling
+from fkdiff.taps.shadowing import shadow_of
 
 __all__ = ["DECODERS", "Decoder", "decoder_for", "memoised_decode", "null_run"]
 
@@ -271,15 +272,9 @@ def null_run(pipe: Any, scheduler: Any, arguments: Call, template: Any, z: Tenso
         Samples as the pipeline gives them for `output_type="pt"`; images and frames of those
         that return arrays all the same (DiT, DDPM) with channels moved first.
     """
-    shadow = copy.copy(pipe)
-    shadow.__dict__ = dict(vars(pipe))
     fixed = copy.deepcopy(scheduler)
     fixed.__class__ = _returning(type(scheduler), z)
-    vars(shadow).update(
-        scheduler=fixed, maybe_free_model_hooks=lambda: None, progress_bar=_no_progress
-    )
-    for name in PREPARING:  # watched by the run, bound to its pipeline
-        vars(shadow).pop(name, None)
+    shadow = shadow_of(pipe, fixed, without=PREPARING)  # watched by the run, bound to its pipeline
     with ExitStack() as stack:
         for name in DENOISERS:
             module = getattr(pipe, name, None)
@@ -290,10 +285,6 @@ def null_run(pipe: Any, scheduler: Any, arguments: Call, template: Any, z: Tenso
         return out
     samples = torch.as_tensor(np.asarray(out))
     return samples.movedim(-1, -3) if samples.ndim >= 4 else samples
-
-
-def _no_progress(iterable: Any = None, total: int | None = None) -> Any:
-    return nullcontext(SimpleNamespace(update=lambda n=1: None)) if iterable is None else iterable
 
 
 def _returning(base: type, z: Tensor) -> type:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -12,14 +12,22 @@ from torch import Tensor
 from fkdiff.processes import Gaussian, Kernel, sde_step
 from fkdiff.taps.arguments import Expanded
 from fkdiff.taps.coefficients import TapError, as_predicted, estimate_x0, separates_copies
+from fkdiff.taps.compatible import check_correctable, check_guided
 from fkdiff.taps.conditioning import Conditioning, kept_conditioning
 from fkdiff.taps.decode import decoder_for, memoised_decode, null_run
-from fkdiff.taps.denoiser import split_guidance, tapped_denoiser
+from fkdiff.taps.denoiser import NetworkCall, split_guidance, tapped_denoiser
+from fkdiff.taps.experts import TappedPool
 from fkdiff.taps.families import predictions
-from fkdiff.taps.scheduler import Call, permute_history, tapped_scheduler
+from fkdiff.taps.pool_step import PoolStep
+from fkdiff.taps.scheduler import Call, permute_history, position_of, tapped_scheduler
 from fkdiff.taps.shadowing import own_ranking_off, watched_progress
+from fkdiff.terms.consistency import corrector_of
+from fkdiff.terms.correctors import Correct, warn_few_steps
 from fkdiff.terms.cost import Cost
+from fkdiff.terms.pool import exponent_sum, pool_terms
+from fkdiff.terms.rl_guidance import RLGuidance
 from fkdiff.terms.step import Expert, Step
+from fkdiff.terms.term import Term
 
 __all__ = ["Engine", "PipelineTap", "TapError"]
 
@@ -57,6 +65,7 @@ class _Opening:
     call: Call
     kernel: Kernel | None
     outputs: list[Tensor]
+    pool: PoolStep | None
 
 
 @dataclass
@@ -74,6 +83,7 @@ class PipelineTap:
         resamples: Whether resampling can fire at all.
         micro_batch: Particles per network call, decode and reward, None for all.
         cost: Counts what is spent.
+        terms: Terms, of which those that edit or correct the pool concern the tap.
     """
 
     pipe: Any
@@ -85,6 +95,7 @@ class PipelineTap:
     resamples: bool
     micro_batch: int | None
     cost: Cost
+    terms: Sequence[Term] = ()
     replaced: str | None = None
     bar: Any = None
     _scheduler: Any = None
@@ -98,15 +109,23 @@ class PipelineTap:
     _memo: dict[str, bool] = field(default_factory=dict)
     _kept: Conditioning = field(default_factory=lambda: Conditioning(1))
     _seeds: list[int] = field(default_factory=list)
+    _pool: TappedPool | None = None
+    _flat: PoolStep | None = None
+    _correction: Tensor | None = None
 
     def __call__(self) -> Any:
         """Make the call; returns the pipeline's own output for all rows."""
         with ExitStack() as stack:
             self._scheduler = self.pipe.scheduler
-            stack.enter_context(tapped_scheduler(self.pipe, self.generators, self._on_step))
+            self._seeds = [g.initial_seed() for g in self.generators]
             rows = len(self.generators)
+            if self._corrector is not None or pool_terms(self.terms):
+                self._pool = stack.enter_context(self._opened_pool())
             stack.enter_context(
-                tapped_denoiser(self.pipe, rows, self.micro_batch, self.cost, self._on_output)
+                tapped_scheduler(self.pipe, self.generators, self._on_step, self._before)
+            )
+            stack.enter_context(
+                tapped_denoiser(self.pipe, rows, self.micro_batch, self.cost, self._on_call)
             )
             self._memo = stack.enter_context(
                 memoised_decode(self.pipe, self.micro_batch, self._count_decodes)
@@ -114,8 +133,25 @@ class PipelineTap:
             stack.enter_context(watched_progress(self.pipe, self._on_bar))
             stack.enter_context(own_ranking_off(self.pipe))
             self._kept = stack.enter_context(kept_conditioning(self.pipe, rows))
-            self._seeds = [g.initial_seed() for g in self.generators]
             return self.pipe(**self.expanded.arguments, generator=list(self.generators))
+
+    @property
+    def _corrector(self) -> Correct | None:
+        return corrector_of(self.terms)
+
+    @property
+    def _edits(self) -> bool:
+        """Whether the scheduler must be given another prediction than the pipeline's."""
+        return any(not isinstance(term, RLGuidance) for term in pool_terms(self.terms))
+
+    def _opened_pool(self) -> AbstractContextManager[TappedPool]:
+        pool = TappedPool(
+            self.pipe, self.terms, self.expanded, self._seeds, self.micro_batch, self.cost
+        )
+        if self._corrector is not None:
+            check_correctable(self.pipe, self.expanded.arguments)
+            pool.shrink = exponent_sum(self.terms) ** -0.5
+        return pool.opened()
 
     @property
     def inputs(self) -> str:
@@ -162,22 +198,45 @@ class PipelineTap:
     def _count_decodes(self, rows: int) -> None:
         self.cost.decodes += rows
 
-    def _on_output(self, output: Any) -> None:
+    def _on_call(self, call: NetworkCall) -> Any:
         if not self._watching:
-            return
+            return call.evaluate(call.bound)
+        output = call.evaluate(call.bound) if self._pool is None else self._pool.answer(call)
         self._template = output
         rows = output[0]
         self._outputs.append(torch.stack(rows) if isinstance(rows, list) else rows)
+        return output
+
+    def _before(self, scheduler: Any, arguments: dict[str, Any], pair: Pair | None) -> None:
+        """Put the pool's sum in the place of the pipeline's prediction, for the native step."""
+        pool, rows = self._pool, len(self.generators)
+        if pool is None:
+            return
+        found = pool.take()
+        if self._corrector is None and not self._edits:
+            return
+        if pair is None:
+            raise TapError(f"{type(scheduler).__name__} tells no noise level; set another")
+        if pool.shrink != 1:
+            arguments["sample"] = pool.shrink * arguments["sample"]
+            pool.shrink = 1.0
+        x, mixed = arguments["sample"][:rows], arguments["model_output"]
+        experts = pool.experts(found, scheduler, x, mixed[:rows], pair)
+        index = position_of(scheduler, arguments["timestep"])
+        self._flat = PoolStep(scheduler, index, pair, x, experts)
+        if self._corrector is None:
+            edited = self._flat.edited()
+            copies = torch.cat([edited] * (len(mixed) // rows))
+            variances = mixed[:, x.shape[1] :]
+            arguments["model_output"] = torch.cat([copies, variances], 1)
 
     def _on_bar(self, bar: Any) -> None:
         self.bar = bar
 
     def _on_step(self, call: Call) -> None:
         rows = len(self.generators)
-        if self._replace is None:
-            self._replace = self._decide(call)
-        kernel = self._replaced_step(call, rows) if self._replace else None
-        self._openings.append(_Opening(call, kernel, self._outputs))
+        kernel = self._kernel(call, rows)
+        self._openings.append(_Opening(call, kernel, self._outputs, self._flat))
         self._outputs = []
         if not call.moved:
             return
@@ -186,15 +245,53 @@ class PipelineTap:
             x = call.output["prev_sample"]
             call.output["prev_sample"] = self._kept.blend(x)
         step = self._step(call, rows, self._openings[0])
-        self._openings = []
+        self._openings, self._correction = [], None
         with self._aside():
             chosen = self.engine.transition(step)
         if self.bar is not None:
             self.bar.set_postfix(self.engine.status(), refresh=False)
         self._moves += 1
+        if self._pool is not None:
+            self._pool.progress = self._moves / step.total
         self._parents = chosen
         if chosen is not None:
             self._permute(call, chosen, rows)
+
+    def _kernel(self, call: Call, rows: int) -> Kernel | None:
+        """Make the project's own step where it replaces the scheduler's."""
+        if self._corrector is not None:
+            return self._corrected_step(call, rows, self._corrector)
+        if self._replace is None:
+            self._replace = self._decide(call)
+        return self._replaced_step(call, rows) if self._replace else None
+
+    def _corrected_step(self, call: Call, rows: int, corrector: Correct) -> Kernel:
+        path, flat = _path(call.pair, call.next_pair), self._flat
+        assert path is not None and flat is not None
+        if call.position == 0:
+            self._check_start(call)
+        noises = flat.noises()
+        move = corrector.move(flat.x.to(noises[0][1]), path, noises, call.position == 0)
+        done = 0.0 if self._correction is None else self._correction
+        self._correction = done + move.d
+        self._return(call, move.kernel, rows)
+        return move.kernel
+
+    def _check_start(self, call: Call) -> None:
+        assert self._pool is not None
+        if call.calls < len(call.scheduler.timesteps) or self._kept.prepared.get(
+            "prepare_mask_latents"
+        ):
+            raise TapError(
+                f"Correct() must start in noise and move all of the state, but "
+                f"{type(self.pipe).__name__} starts from an image or keeps a part of one; "
+                f"leave out Correct()"
+            )
+        check_guided(self.pipe, self._pool.guidance, bool(pool_terms(self.terms)))
+        warn_few_steps(_transitions(call))
+        name = type(call.scheduler).__name__
+        self.replaced = f"{name}'s step replaced by the corrector's SDE step"
+        _logger.info(self.replaced)
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
@@ -212,12 +309,14 @@ class PipelineTap:
             self._watching = True
 
     def _step(self, call: Call, rows: int, opening: _Opening) -> Step:
-        total = _transitions(call)
+        total, correction, flat = _transitions(call), self._correction, self._flat
         context: Mapping[str, list[str]] = {
             "prompts": [p for p in self.expanded.prompts for _ in range(self.particles)]
         }
 
         def pool() -> tuple[Expert, ...]:
+            if opening.pool is not None:
+                return tuple(opening.pool.experts)
             first = opening.call
             mixed = as_predicted(first.scheduler, first.arguments["model_output"])
             sigma = first.pair[1] if first.pair else 0.0
@@ -237,10 +336,16 @@ class PipelineTap:
             may_resample=self.engine.may_resample(self._moves, total),
             parents=torch.arange(rows) if self._parents is None else self._parents,
             source=self,
-            estimate=lambda: self._kept.blend(_x0(call, rows)),
+            estimate=lambda: self._kept.blend(self._estimate(call, rows, flat)),
             pool=pool,
             kernel=opening.kernel,
+            correction=None if correction is None else correction.reshape(self.engine.log_w.shape),
         )
+
+    def _estimate(self, call: Call, rows: int, flat: PoolStep | None) -> Tensor:
+        """Denoised estimate; of a power of a law it is that of the law itself."""
+        powered = flat is not None and (self._corrector or abs(flat.total - 1) > 1e-6)
+        return flat.x0() if flat is not None and powered else _x0(call, rows)
 
     def _decide(self, call: Call) -> bool:
         """Whether the project's own SDE step runs; copies must get different futures."""
@@ -271,10 +376,13 @@ class PipelineTap:
         if path is None:
             raise TapError(f"{type(call.scheduler).__name__} tells no noise level; set another")
         kernel = sde_step(call.sample[:rows], _x0(call, rows), path)
-        x_next = kernel.sample(self.generators).to(call.sample.dtype)
-        copies = len(call.sample) // rows
-        call.output["prev_sample"] = torch.cat([x_next] * copies)
+        self._return(call, kernel, rows)
         return kernel
+
+    def _return(self, call: Call, kernel: Kernel, rows: int) -> None:
+        """Let the scheduler return a draw from the kernel."""
+        x_next = kernel.sample(self.generators).to(call.sample.dtype)
+        call.output["prev_sample"] = torch.cat([x_next] * (len(call.sample) // rows))
 
     def _permute(self, call: Call, chosen: Tensor, rows: int) -> None:
         """Continue `chosen` rows in what the scheduler returned and in what it remembers."""

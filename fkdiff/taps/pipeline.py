@@ -1,6 +1,7 @@
 """The pipeline tap: one stock call, watched transition by transition."""
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -272,8 +273,8 @@ class PipelineTap:
             self._check_start(call)
         noises = flat.noises()
         move = corrector.move(flat.x.to(noises[0][1]), path, noises, call.position == 0)
-        done = 0.0 if self._correction is None else self._correction
-        self._correction = done + move.d
+        done = _start_constant(call, flat) if call.position == 0 else 0.0
+        self._correction = move.d + (done if self._correction is None else self._correction)
         self._return(call, move.kernel, rows)
         return move.kernel
 
@@ -403,6 +404,12 @@ def _transitions(call: Call) -> int:
 def _path(pair: Pair | None, after: Pair | None) -> Gaussian | None:
     """Coefficients of the transition; past the last timestep no noise is left."""
     return None if pair is None else Gaussian(*pair, *(after or (1.0, 0.0)))
+
+
+def _start_constant(call: Call, flat: PoolStep) -> float:
+    r"""What log Z gains as pipelines start from $N(0, s^2)$, s a little above $\sigma$."""
+    start = float(getattr(call.scheduler, "init_noise_sigma", flat.pair[1]))
+    return flat.x[0].numel() * (1 - flat.total) * math.log(start / flat.pair[1])
 
 
 def _x0(call: Call, rows: int) -> Tensor:

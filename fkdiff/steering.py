@@ -95,6 +95,7 @@ class Steered:
         select: "best", "sample" or "all".
         seed: Seed, None to take the call's generator or a fresh one.
         partial: Record of the last run, also of one that failed; None before the first step.
+        sources: Where adapters came from, by name, for the record.
     """
 
     pipe: Any
@@ -107,6 +108,7 @@ class Steered:
     select: str
     seed: int | None
     partial: Result | None = field(default=None, repr=False)
+    sources: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.particles < 1:
@@ -233,6 +235,7 @@ class Steered:
             "model": getattr(self.pipe, "name_or_path", None),
             "particles": self.particles,
             "terms": [repr(term) for term in self.terms],
+            **({"adapters": dict(self.sources)} if self.sources else {}),
             "resample": repr(self.resample),
             "stochastic": self.stochastic,
             "micro_batch": self.micro_batch,

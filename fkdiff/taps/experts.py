@@ -147,12 +147,13 @@ class TappedPool:
             if adapters is not None:
                 adapters.switch(adapters.usual)
         self._calls += 1
-        self._halves += call.batch // self._rows
+        self._halves += call.batch // self.rows
         state = next(value for name, value in bound.arguments.items() if name in _STATES)
         return _mixture(parts, state)
 
     @property
-    def _rows(self) -> int:
+    def rows(self) -> int:
+        """N."""
         return len(self.seeds)
 
     def _parts(
@@ -240,16 +241,16 @@ class TappedPool:
             return  # a function, evaluated where noise levels are known
         given, network = self._elsewhere(call, bound, source)
         found = self._found.setdefault(_key(source), {})
-        for half in range(call.batch // self._rows):
+        for half in range(call.batch // self.rows):
             place = self._halves + half
             wanted = self.guidance is None or place == self.guidance.cond
             if wanted and place not in found:
-                part = sliced(given, call.batch, half * self._rows, self._rows)
+                part = sliced(given, call.batch, half * self.rows, self.rows)
                 found[place] = _tensor(call.evaluate(part, network))
 
     def _remember(self, key: Key, out: Any) -> None:
         found = self._found.setdefault(key, {})
-        for half, rows in enumerate(_tensor(out).split(self._rows)):
+        for half, rows in enumerate(_tensor(out).split(self.rows)):
             found[self._halves + half] = rows
 
     def _started(self, bound: inspect.BoundArguments) -> inspect.BoundArguments:

@@ -1,11 +1,10 @@
 """The pipeline tap: one stock call, watched transition by transition."""
 
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,47 +12,23 @@ from torch import Tensor
 from fkdiff.processes import Gaussian, Kernel, sde_step
 from fkdiff.taps.arguments import Expanded
 from fkdiff.taps.coefficients import TapError, as_predicted, estimate_x0, separates_copies
-from fkdiff.taps.compatible import check_correctable, check_guided
 from fkdiff.taps.conditioning import Conditioning, kept_conditioning
 from fkdiff.taps.decode import decoder_for, memoised_decode, null_run
 from fkdiff.taps.denoiser import NetworkCall, split_guidance, tapped_denoiser
+from fkdiff.taps.engine import Engine
 from fkdiff.taps.experts import TappedPool
 from fkdiff.taps.families import predictions
+from fkdiff.taps.pool_moves import PoolMoves, opened_moves
 from fkdiff.taps.pool_step import PoolStep
-from fkdiff.taps.scheduler import Call, permute_history, position_of, tapped_scheduler
+from fkdiff.taps.scheduler import Call, permute_history, tapped_scheduler
 from fkdiff.taps.shadowing import own_ranking_off, watched_progress
-from fkdiff.terms.consistency import corrector_of
-from fkdiff.terms.correctors import Correct, warn_few_steps
 from fkdiff.terms.cost import Cost
-from fkdiff.terms.pool import exponent_sum, pool_terms
-from fkdiff.terms.rl_guidance import RLGuidance
 from fkdiff.terms.step import Expert, Step
 from fkdiff.terms.term import Term
 
 __all__ = ["Engine", "PipelineTap", "TapError"]
 
 _logger = logging.getLogger(__name__)
-
-
-class Engine(Protocol):
-    """Whoever weighs and resamples; called once per transition."""
-
-    @property
-    def log_w(self) -> Tensor:
-        """Carried log-weights, shape (P, K), float64."""
-        ...
-
-    def transition(self, step: Step) -> Tensor | None:
-        """Reweight and resample; returns the rows to continue, None where none moved."""
-        ...
-
-    def may_resample(self, index: int, total: int) -> bool:
-        """Whether resampling could fire at this transition."""
-        ...
-
-    def status(self) -> dict[str, str]:
-        """What to show beside the progress bar."""
-        ...
 
 
 Pair: TypeAlias = tuple[float, float]
@@ -110,8 +85,7 @@ class PipelineTap:
     _memo: dict[str, bool] = field(default_factory=dict)
     _kept: Conditioning = field(default_factory=lambda: Conditioning(1))
     _seeds: list[int] = field(default_factory=list)
-    _pool: TappedPool | None = None
-    _flat: PoolStep | None = None
+    _pool: PoolMoves | None = None
     _correction: Tensor | None = None
 
     def __call__(self) -> Any:
@@ -120,10 +94,13 @@ class PipelineTap:
             self._scheduler = self.pipe.scheduler
             self._seeds = [g.initial_seed() for g in self.generators]
             rows = len(self.generators)
-            if self._corrector is not None or pool_terms(self.terms):
-                self._pool = stack.enter_context(self._opened_pool())
+            pool = TappedPool(
+                self.pipe, self.terms, self.expanded, self._seeds, self.micro_batch, self.cost
+            )
+            self._pool = stack.enter_context(opened_moves(pool))
+            before = None if self._pool is None else self._pool.before
             stack.enter_context(
-                tapped_scheduler(self.pipe, self.generators, self._on_step, self._before)
+                tapped_scheduler(self.pipe, self.generators, self._on_step, before)
             )
             stack.enter_context(
                 tapped_denoiser(self.pipe, rows, self.micro_batch, self.cost, self._on_call)
@@ -135,24 +112,6 @@ class PipelineTap:
             stack.enter_context(own_ranking_off(self.pipe))
             self._kept = stack.enter_context(kept_conditioning(self.pipe, rows))
             return self.pipe(**self.expanded.arguments, generator=list(self.generators))
-
-    @property
-    def _corrector(self) -> Correct | None:
-        return corrector_of(self.terms)
-
-    @property
-    def _edits(self) -> bool:
-        """Whether the scheduler must be given another prediction than the pipeline's."""
-        return any(not isinstance(term, RLGuidance) for term in pool_terms(self.terms))
-
-    def _opened_pool(self) -> AbstractContextManager[TappedPool]:
-        pool = TappedPool(
-            self.pipe, self.terms, self.expanded, self._seeds, self.micro_batch, self.cost
-        )
-        if self._corrector is not None:
-            check_correctable(self.pipe, self.expanded.arguments)
-            pool.shrink = exponent_sum(self.terms) ** -0.5
-        return pool.opened()
 
     @property
     def inputs(self) -> str:
@@ -202,34 +161,11 @@ class PipelineTap:
     def _on_call(self, call: NetworkCall) -> Any:
         if not self._watching:
             return call.evaluate(call.bound)
-        output = call.evaluate(call.bound) if self._pool is None else self._pool.answer(call)
+        output = call.evaluate(call.bound) if self._pool is None else self._pool.pool.answer(call)
         self._template = output
         rows = output[0]
         self._outputs.append(torch.stack(rows) if isinstance(rows, list) else rows)
         return output
-
-    def _before(self, scheduler: Any, arguments: dict[str, Any], pair: Pair | None) -> None:
-        """Put the pool's sum in the place of the pipeline's prediction, for the native step."""
-        pool, rows = self._pool, len(self.generators)
-        if pool is None:
-            return
-        found = pool.take()
-        if self._corrector is None and not self._edits:
-            return
-        if pair is None:
-            raise TapError(f"{type(scheduler).__name__} tells no noise level; set another")
-        if pool.shrink != 1:
-            arguments["sample"] = pool.shrink * arguments["sample"]
-            pool.shrink = 1.0
-        x, mixed = arguments["sample"][:rows], arguments["model_output"]
-        experts = pool.experts(found, scheduler, x, mixed[:rows], pair)
-        index = position_of(scheduler, arguments["timestep"])
-        self._flat = PoolStep(scheduler, index, pair, x, experts)
-        if self._corrector is None:
-            edited = self._flat.edited()
-            copies = torch.cat([edited] * (len(mixed) // rows))
-            variances = mixed[:, x.shape[1] :]
-            arguments["model_output"] = torch.cat([copies, variances], 1)
 
     def _on_bar(self, bar: Any) -> None:
         self.bar = bar
@@ -237,7 +173,8 @@ class PipelineTap:
     def _on_step(self, call: Call) -> None:
         rows = len(self.generators)
         kernel = self._kernel(call, rows)
-        self._openings.append(_Opening(call, kernel, self._outputs, self._flat))
+        flat = None if self._pool is None else self._pool.flat
+        self._openings.append(_Opening(call, kernel, self._outputs, flat))
         self._outputs = []
         if not call.moved:
             return
@@ -253,46 +190,31 @@ class PipelineTap:
             self.bar.set_postfix(self.engine.status(), refresh=False)
         self._moves += 1
         if self._pool is not None:
-            self._pool.progress = self._moves / step.total
+            self._pool.pool.progress = self._moves / step.total
         self._parents = chosen
         if chosen is not None:
             self._permute(call, chosen, rows)
 
     def _kernel(self, call: Call, rows: int) -> Kernel | None:
         """Make the project's own step where it replaces the scheduler's."""
-        if self._corrector is not None:
-            return self._corrected_step(call, rows, self._corrector)
+        if self._pool is not None and self._pool.corrector is not None:
+            return self._corrected_step(call, rows, self._pool)
         if self._replace is None:
             self._replace = self._decide(call)
         return self._replaced_step(call, rows) if self._replace else None
 
-    def _corrected_step(self, call: Call, rows: int, corrector: Correct) -> Kernel:
-        path, flat = _path(call.pair, call.next_pair), self._flat
-        assert path is not None and flat is not None
+    def _corrected_step(self, call: Call, rows: int, pool: PoolMoves) -> Kernel:
+        path = _path(call.pair, call.next_pair)
+        assert path is not None
         if call.position == 0:
-            self._check_start(call)
-        noises = flat.noises()
-        move = corrector.move(flat.x.to(noises[0][1]), path, noises, call.position == 0)
-        done = _start_constant(call, flat) if call.position == 0 else 0.0
-        self._correction = move.d + (done if self._correction is None else self._correction)
+            pool.check_start(call, masked=bool(self._kept.prepared.get("prepare_mask_latents")))
+            name = type(call.scheduler).__name__
+            self.replaced = f"{name}'s step replaced by the corrector's SDE step"
+            _logger.info(self.replaced)
+        move = pool.corrected(call, path)
+        self._correction = move.d if self._correction is None else self._correction + move.d
         self._return(call, move.kernel, rows)
         return move.kernel
-
-    def _check_start(self, call: Call) -> None:
-        assert self._pool is not None
-        if call.calls < len(call.scheduler.timesteps) or self._kept.prepared.get(
-            "prepare_mask_latents"
-        ):
-            raise TapError(
-                f"Correct() must start in noise and move all of the state, but "
-                f"{type(self.pipe).__name__} starts from an image or keeps a part of one; "
-                f"leave out Correct()"
-            )
-        check_guided(self.pipe, self._pool.guidance, bool(pool_terms(self.terms)))
-        warn_few_steps(_transitions(call))
-        name = type(call.scheduler).__name__
-        self.replaced = f"{name}'s step replaced by the corrector's SDE step"
-        _logger.info(self.replaced)
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
@@ -310,7 +232,7 @@ class PipelineTap:
             self._watching = True
 
     def _step(self, call: Call, rows: int, opening: _Opening) -> Step:
-        total, correction, flat = _transitions(call), self._correction, self._flat
+        total, correction = _transitions(call), self._correction
         context: Mapping[str, list[str]] = {
             "prompts": [p for p in self.expanded.prompts for _ in range(self.particles)]
         }
@@ -337,16 +259,15 @@ class PipelineTap:
             may_resample=self.engine.may_resample(self._moves, total),
             parents=torch.arange(rows) if self._parents is None else self._parents,
             source=self,
-            estimate=lambda: self._kept.blend(self._estimate(call, rows, flat)),
+            estimate=lambda: self._estimate(call, rows),
             pool=pool,
             kernel=opening.kernel,
             correction=None if correction is None else correction.reshape(self.engine.log_w.shape),
         )
 
-    def _estimate(self, call: Call, rows: int, flat: PoolStep | None) -> Tensor:
-        """Denoised estimate; of a power of a law it is that of the law itself."""
-        powered = flat is not None and (self._corrector or abs(flat.total - 1) > 1e-6)
-        return flat.x0() if flat is not None and powered else _x0(call, rows)
+    def _estimate(self, call: Call, rows: int) -> Tensor:
+        own = None if self._pool is None else self._pool.estimate()
+        return self._kept.blend(_x0(call, rows) if own is None else own)
 
     def _decide(self, call: Call) -> bool:
         """Whether the project's own SDE step runs; copies must get different futures."""
@@ -404,12 +325,6 @@ def _transitions(call: Call) -> int:
 def _path(pair: Pair | None, after: Pair | None) -> Gaussian | None:
     """Coefficients of the transition; past the last timestep no noise is left."""
     return None if pair is None else Gaussian(*pair, *(after or (1.0, 0.0)))
-
-
-def _start_constant(call: Call, flat: PoolStep) -> float:
-    r"""What log Z gains as pipelines start from $N(0, s^2)$, s a little above $\sigma$."""
-    start = float(getattr(call.scheduler, "init_noise_sigma", flat.pair[1]))
-    return flat.x[0].numel() * (1 - flat.total) * math.log(start / flat.pair[1])
 
 
 def _x0(call: Call, rows: int) -> Tensor:

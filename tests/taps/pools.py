@@ -66,7 +66,10 @@ def grid_of(scheduler: Any, steps: int) -> tuple[Grid, dict[tuple[float, float],
     """The noise levels of the scheduler as a grid, and the time of each."""
     scheduler = copy.deepcopy(scheduler)
     scheduler.set_timesteps(steps)
-    if hasattr(scheduler, "alphas_cumprod"):
+    if type(scheduler).__name__ == "EulerDiscreteScheduler":
+        levels = [(1.0, float(sigma)) for sigma in scheduler.sigmas[:-1]]
+        end, kind = (1.0, 0.0), "epsilon"
+    elif hasattr(scheduler, "alphas_cumprod"):
         table = scheduler.alphas_cumprod.double()
         levels = [
             (float(table[t].sqrt()), float((1 - table[t]).sqrt())) for t in scheduler.timesteps
@@ -93,4 +96,5 @@ class denoiser:  # noqa: N801  # made and used as a function
         t = self.times[key]
         time = t if hasattr(self.network, "conv_in") else t.expand(len(x))
         state = "sample" if hasattr(self.network, "conv_in") else "hidden_states"
+        x = x / (sigma**2 + 1) ** 0.5 if alpha == 1 else x  # networks know k-diffusion's states so
         return self.network(**{state: x, "timestep": time, **self.given}, return_dict=False)[0]

@@ -1,4 +1,4 @@
-"""Pools of experts on stock pipelines: bit-exact ends, the law of `sample`, and what is refused."""
+"""Pools on stock pipelines: bit-exact ends, `sample` with the same networks, refusals."""
 
 import functools
 
@@ -6,19 +6,11 @@ import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
-    EulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    FlowMatchHeunDiscreteScheduler,
-    HeunDiscreteScheduler,
-    KDPM2DiscreteScheduler,
-    LCMScheduler,
-    TCDScheduler,
 )
 
 from fkdiff import Anneal, Correct, Product, Resample, RLGuidance, Tilt, as_reward, sample, steer
 from fkdiff.taps import TapError
 from tests.taps.pools import conditions, denoiser, grid_of, network_of, nudged, swapped
-from tests.taps.test_pipelines import as_tensor
 from tests.tiny import build
 
 pytestmark = pytest.mark.filterwarnings("ignore:Correct")
@@ -30,10 +22,12 @@ OFTEN = Resample(ess=1.0, window=(0, 1))
 @functools.cache
 def shared(name):
     """A tiny pipeline; "sd_v" is Stable Diffusion with velocity prediction."""
-    tiny = build("sd" if name == "sd_v" else name)
-    if name.startswith("sd_"):
+    tiny = build("sd" if name in ("sd_v", "sd_euler") else name)
+    if name == "sd_v":
         config = {**tiny.pipe.scheduler.config, "prediction_type": "v_prediction"}
         tiny.pipe.scheduler = DDIMScheduler.from_config(config)
+    if name == "sd_euler":
+        tiny.pipe.scheduler = EulerDiscreteScheduler.from_config(tiny.pipe.scheduler.config)
     return tiny
 
 
@@ -80,7 +74,8 @@ def denoisers(name, *, other="a dog"):
     """Base, tuned and another prompt's experts, each alone, with the grid they live on."""
     pipe, made = shared(name).pipe, {}
     grid, times = grid_of(pipe.scheduler, CALL["num_inference_steps"])
-    pipe.scheduler.init_noise_sigma = grid.levels[0][1]  # `sample` starts from that, exactly
+    if hasattr(pipe.scheduler, "alphas_cumprod") and not hasattr(pipe.scheduler, "sigmas"):
+        pipe.scheduler.init_noise_sigma = grid.levels[0][1]  # `sample` starts from that, exactly
     given = conditions(name, pipe, shared(name).call["prompt"], K)
     for branch, text in given.items():
         made[branch] = denoiser(network_of(pipe), text, times)
@@ -114,7 +109,7 @@ FLOW_STARTS_IN_NOISE = {("sd3", "annealed")}
 
 
 @pytest.mark.parametrize("pool", TERMS)
-@pytest.mark.parametrize("name", ["sd", "sd_v", "sd3"])
+@pytest.mark.parametrize("name", ["sd", "sd_v", "sd_euler", "sd3"])
 def test_a_pipeline_is_sample_with_its_own_networks(name, pool):
     made, grid = denoisers(name)
     corrected = any(isinstance(term, Correct) for term in TERMS[pool]("tuned", "other"))
@@ -143,3 +138,170 @@ def test_a_pipeline_is_sample_with_its_own_networks(name, pool):
         assert torch.equal(mine.resampled, theirs.resampled)
         if corrected:
             torch.testing.assert_close(mine.variance, theirs.variance, rtol=5e-3, atol=1e-6)
+
+
+ROWS = {"dit": 4, "pixart": 4, "flux_cfg": 4, "wan": 4, "ddpm": 2}  # evaluations a particle
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_corrected_pools_of_other_layouts(name):
+    """Learned variances, two rows a particle, two calls a step, packed states, no text."""
+    tilt = Tilt(as_reward(reward, name="mean", inputs="latents"), 0.1)
+    terms = (RLGuidance(tuned(name), 1.3), Anneal(1.1), Correct(exponent=0.001), tilt)
+    found = run(name, *terms, resample=OFTEN)
+    assert found.cost.denoiser_evaluations == ROWS[name] * K * len(found.trace)
+    assert all((entry.variance > 0).all() for entry in found.trace[:-1])
+    half = run(name, *terms, resample=OFTEN, micro_batch=2)
+    assert half.cost.denoiser_evaluations == found.cost.denoiser_evaluations
+    torch.testing.assert_close(half.latents, found.latents, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(half.log_w, found.log_w, rtol=1e-3, atol=1e-2)
+    assert "base^-0.3" in found.target and "to the power 1.1" in found.target
+    assert "corrector's SDE step" in found.settings["replaced_step"]
+
+
+@pytest.mark.parametrize("scheduler", [HeunDiscreteScheduler, FlowMatchHeunDiscreteScheduler])
+def test_solvers_of_order_two_are_corrected_once_a_transition(scheduler):
+    name = "sd3" if "Flow" in scheduler.__name__ else "sd"
+    config = shared(name).pipe.scheduler.config
+    found = run(
+        name, RLGuidance(tuned(name), 1.3), Correct(), scheduler=scheduler.from_config(config)
+    )
+    assert len(found.trace) == 4
+    assert all((entry.variance > 0).all() for entry in found.trace[:-1])
+
+
+def test_another_pipeline_is_asked_with_its_own_text():
+    tiny, other = build("sd"), build("sd").pipe
+    other.unet = tuned("sd")
+    for terms in ((lambda q: Product(q, 0.4, "uncond")), (lambda q: RLGuidance(q, 1.4))):
+        by_pipeline, by_network = (run("sd", terms(q)).latents for q in (other, other.unet))
+        assert torch.equal(by_pipeline, by_network)
+        text = nudged(other.text_encoder, size=0.3)
+        own, other.text_encoder = other.text_encoder, text
+        assert not torch.allclose(run("sd", terms(other)).latents, by_network)
+        other.text_encoder = own
+    assert tiny.call == shared("sd").call
+
+
+def test_a_function_is_an_expert_too():
+    made, _ = denoisers("sd")
+    prompt = run("sd", Product("a dog", 0.4, "uncond"))
+    function = run("sd", Product(made["other"], 0.4, "uncond"))
+    torch.testing.assert_close(function.latents, prompt.latents, rtol=1e-3, atol=1e-3)
+    # Until the conditional half is known, both halves are asked about another prompt.
+    spent = [found.cost.denoiser_evaluations for found in (function, prompt)]
+    assert spent == [3 * K * 4, 3 * K * 4 + K]
+    base = run("sd")
+    assert not torch.allclose(prompt.latents, base.latents, atol=1e-2)
+
+
+class Watching:
+    """A term without weight that calls the same pipeline at every transition."""
+
+    needs, target, steers = frozenset(), "the law itself", False
+
+    def __init__(self, action):
+        self.action = action
+
+    def start(self, rows):
+        return {}
+
+    def log_twist(self, step, state):
+        self.action(step)
+        return torch.zeros_like(step.log_w), state
+
+
+def test_calls_from_within_are_the_plain_pipelines():
+    tiny = shared("sd")
+    call = {**tiny.call, **CALL}
+
+    def plain():
+        return tiny.pipe(**call, generator=torch.Generator().manual_seed(1)).images
+
+    alone, nested, experts = plain(), [], []
+
+    def action(step):
+        nested.append(plain())
+        experts.append([e.name for e in step.experts])
+
+    terms = (RLGuidance(tuned("sd"), 1.4), Anneal(1.1), Correct())
+    found = run("sd", *terms, Watching(action))
+    assert all(torch.equal(alone, image) for image in nested)
+    assert torch.equal(found.latents, run("sd", *terms).latents)
+    assert experts[0] == ["uncond", "NAME/uncond", "cond", "NAME/cond"] or len(experts[0]) == 4
+
+
+NUDGED = {
+    "in_channels": lambda: build("sd_inpaint_9").pipe.unet,
+    "one architecture": lambda: build("sd3").pipe.transformer,
+}
+
+
+def other_pipeline(**config):
+    pipe = build("sd").pipe
+    pipe.scheduler = DDIMScheduler.from_config({**pipe.scheduler.config, **config})
+    return pipe
+
+
+REFUSED = {
+    "Correct.. can't follow LCMScheduler": ("sd", [Correct()], {"scheduler": LCMScheduler()}),
+    "Correct.. can't follow TCDScheduler": ("sd", [Correct()], {"scheduler": TCDScheduler()}),
+    "Correct.. can't follow KDPM2": ("sd", [Correct()], {"scheduler": KDPM2DiscreteScheduler()}),
+    "stochastic_sampling jumps": (
+        "sd3",
+        [Correct()],
+        {"scheduler": FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)},
+    ),
+    "guidance_rescale must be 0": ("sd", [Correct()], {"call": {"guidance_rescale": 0.7}}),
+    "distilled into the network": ("flux", [Correct()], {}),
+    "distilled into .* true_cfg_scale": ("flux", [Correct(), Anneal(1.2)], {}),
+    "needs an unconditional branch": ("sd", [Correct()], {"call": {"guidance_scale": 1.0}}),
+    "must start in noise": ("sd_img2img", [Correct()], {}),
+    "keeps a part of one": ("sd_inpaint", [Correct()], {}),
+    "have the same in_channels": ("sd", [lambda: RLGuidance(NUDGED["in_channels"](), 2)], {}),
+    "have one architecture": ("sd", [lambda: Product(NUDGED["one architecture"](), 2)], {}),
+    "have the same prediction type, got v_pred": (
+        "sd",
+        [lambda: Product(other_pipeline(prediction_type="v_prediction"), 0.5)],
+        {},
+    ),
+    "have the same noise levels": (
+        "sd",
+        [lambda: RLGuidance(other_pipeline(beta_end=0.02), 0.5)],
+        {},
+    ),
+    "a network or a pipeline here, got a_function": (
+        "sd",
+        [lambda: RLGuidance(a_function, 2)],
+        {},
+    ),
+    "a function here, got the prompt": ("dit", [Product("a dog", 0.2)], {}),
+    "positive sum, got -0.5": ("sd", [Product("a dog", -1.5)], {}),
+    "whose moves are stochastic": ("sd", [Correct()], {"stochastic": False}),
+    "constant in time with Correct": ("sd", [Correct(), RLGuidance("x", lambda t: t)], {}),
+    "w must be finite": ("sd", [lambda: RLGuidance("x", float("nan"))], {}),
+}
+
+
+def a_function(x, alpha, sigma):
+    return x
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_has_no_target_is_refused(message):
+    name, terms, settings = REFUSED[message]
+    pipe = shared(name).pipe
+    before = dict(vars(pipe)), type(network_of(pipe))
+    with pytest.raises(ValueError, match=message):
+        run(name, *(t() if type(t).__name__ == "function" else t for t in terms), **settings)
+    assert vars(pipe)["scheduler"] is before[0]["scheduler"]
+    assert type(network_of(pipe)) is before[1]
+
+
+def test_guidance_that_changes_on_the_way_is_refused():
+    def lower(pipe, i, t, kwargs):
+        pipe._guidance_scale = 3.0
+        return kwargs
+
+    with pytest.raises(TapError, match="guidance must be constant in time .* got 3 after 5"):
+        run("sd", Correct(), call={"callback_on_step_end": lower})

@@ -54,9 +54,10 @@ def check_pool_options(request: "Request") -> None:
     if request.anneal is not None and not 0 < request.anneal < math.inf:
         raise refused(f"--anneal must be positive and finite, got {request.anneal:g}")
     experts, products = powers("--expert", request.expert), powers("--product", request.product)
-    if 1 + sum(products.values()) <= 0:
+    total = 1 + sum(products.values())
+    if total <= 0:
         raise refused(
-            f"--product must leave a positive sum of exponents, got {1 + sum(products.values()):g} "
+            f"--product must leave a positive sum of exponents, got {total:g} "
             f"with the model's own 1; raise the negative ones"
         )
     for name in experts:

@@ -58,6 +58,8 @@ class TappedPool:
         cost: Counts what is spent.
         shrink: Factor on the state of the first transition, where a corrected run starts.
         progress: Share of the run that is done.
+        guidance: How the pipeline guides; None until its first step has told.
+        aside: Whether a function is being asked, which may call the pipeline's network itself.
     """
 
     pipe: Any
@@ -69,6 +71,7 @@ class TappedPool:
     shrink: float = 1.0
     progress: float = 0.0
     guidance: Guidance | None = None
+    aside: bool = False
     _adapters: dict[str, Adapters] = field(default_factory=dict)
     _captured: dict[Key, list[tuple[str, inspect.BoundArguments]]] = field(default_factory=dict)
     _found: Found = field(default_factory=dict)
@@ -326,9 +329,14 @@ class TappedPool:
         )
 
     def _function(self, source: Source, x: Tensor, pair: tuple[float, float]) -> Tensor:
-        with self.cost.time("denoise"):
-            parts = [source(part, *pair) for part in x.split(self.micro_batch or len(x))]
-        self.cost.denoiser_evaluations += len(x)
+        spent, self.aside = self.cost.denoiser_evaluations, True
+        try:
+            with self.cost.time("denoise"):
+                parts = [source(part, *pair) for part in x.split(self.micro_batch or len(x))]
+        finally:
+            self.aside = False
+        if self.cost.denoiser_evaluations == spent:  # not a call of the pipeline's own network
+            self.cost.denoiser_evaluations += len(x)
         return torch.cat(parts).to(x)
 
     def take(self) -> Found:

@@ -159,7 +159,7 @@ class PipelineTap:
         self.cost.decodes += rows
 
     def _on_call(self, call: NetworkCall) -> Any:
-        if not self._watching:
+        if not self._watching or (self._pool is not None and self._pool.pool.aside):
             return call.evaluate(call.bound)
         output = call.evaluate(call.bound) if self._pool is None else self._pool.pool.answer(call)
         self._template = output

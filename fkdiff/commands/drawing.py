@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fkdiff.result import Result
     from fkdiff.steering import Steered
 
-__all__ = ["call_arguments", "draw", "load_pipeline"]
+__all__ = ["call_arguments", "draw", "load_pipeline", "load_reward_of"]
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def _prepared(request: Request) -> _Job:
         )
     except ValueError as error:
         raise refused(f"--resample: {error}") from None
-    steering = [_reward(spec) for spec in wanted]
-    monitors = [_reward(spec) for spec in request.monitor]
+    steering = [load_reward_of(spec) for spec in wanted]
+    monitors = [load_reward_of(spec) for spec in request.monitor]
     pipe = load_pipeline(request)
     pool = pool_of(request, pipe, lambda name: load_pipeline(replace(request, model=name)))
     try:
@@ -79,7 +79,8 @@ def _prepared(request: Request) -> _Job:
     return _Job(request, pipe, steered, (*steering, *monitors), call, folder)
 
 
-def _reward(spec: str) -> Any:
+def load_reward_of(spec: str) -> Any:
+    """A reward by its words, ready to score; refused if it can't be had."""
     from fkdiff.terms.reward import RewardError, load_reward
 
     try:

@@ -10,22 +10,31 @@ from typing import Any
 
 from fkdiff._version import __version__
 
-__all__ = ["BENCHES", "run_bench"]
+__all__ = ["BENCHES", "RESUMABLE", "run_bench"]
 
 BENCHES = {
     "overhead": "time of a steered call over the stock pipeline's, same network and batch",
     "memory": "peak memory of 64 particles in micro-batches of 8 over that of 8",
     "resampling": "time of each resampling scheme over that of the package `particles`",
+    "correctors": "total variation of corrected and plain runs from quadrature, and log Z",
+    "guidance": "plain and corrected guidance on emoji: distance to real scenes, pass rates",
+    "rlg": "RL guidance over its weight on emoji: reward, pass rate, distance",
+    "compose": "tuning, RL guidance and steering together on emoji, at equal evaluations",
 }
 
 
-def run_bench(name: str, quick: bool, seed: int) -> dict[str, Any]:
+RESUMABLE = frozenset({"correctors"})
+"""Benches that keep their finished runs in a file and go on from it."""
+
+
+def run_bench(name: str, quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
     """Run a bench; its results, with where they come from under "provenance".
 
     Arguments:
         name: One of `BENCHES`.
         quick: Less of the same, below a minute.
         seed: Seed of all random numbers.
+        resume: File of finished runs to go on from and to add to, for those in `RESUMABLE`.
 
     Returns:
         Nested dictionary of what JSON knows.
@@ -35,8 +44,11 @@ def run_bench(name: str, quick: bool, seed: int) -> dict[str, Any]:
     """
     if name not in BENCHES:
         raise ValueError(f"name must be one of {', '.join(BENCHES)}, got {name!r}")
+    if resume is not None and name not in RESUMABLE:
+        raise ValueError(f"resume must be None for {name}, got {resume}; it runs in one go")
     start = time.perf_counter()
-    results = import_module(f"fkdiff.bench.{name}").run(quick=quick, seed=seed)
+    more = {} if resume is None else {"resume": resume}
+    results = import_module(f"fkdiff.bench.{name}").run(quick=quick, seed=seed, **more)
     settings = {"bench": name, "quick": quick, "seed": seed}
     seconds = round(time.perf_counter() - start, 1)
     return {**results, "provenance": {**settings, "seconds": seconds, **_provenance()}}

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fkdiff.bench import BENCHES
+from fkdiff.bench import BENCHES, RESUMABLE
 from fkdiff.commands.stops import refused
 
 __all__ = ["EXAMPLE", "bench"]
@@ -23,6 +23,10 @@ def bench(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the results and versions here.")
     ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help=f"Keep finished runs here and go on from it: {', '.join(RESUMABLE)}."),
+    ] = None,
 ) -> None:
     """Measure fkdiff against what it stands beside."""
     from rich.console import Console
@@ -35,9 +39,14 @@ def bench(
         raise refused(f"NAME must be one of {', '.join(BENCHES)}, got {name!r}")
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise refused(f"--json {json_file}: its folder doesn't exist; create it first")
+    if resume is not None and name not in RESUMABLE:
+        raise refused(f"--resume can't be used with {name}, which runs in one go")
     from fkdiff.bench import run_bench
 
-    results = run_bench(name, quick, seed)
+    try:
+        results = run_bench(name, quick, seed, resume)
+    except FileNotFoundError as error:
+        raise refused(error) from None
     rows = [(path, _shown(value)) for path, value in _flat(results)]
     console.print(_table([name, ""], rows))
     if json_file is not None:

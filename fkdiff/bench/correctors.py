@@ -36,6 +36,7 @@ class Case:
         guidance: Guidance scale; the unconditional law is Q1, the conditional one Q2.
         zeta: Noise of the moves.
         tilted: Whether a reward tilts it.
+        moments: Mean and variance of the drift control.
     """
 
     pool: tuple[tuple[float, Mixture], ...]
@@ -43,17 +44,12 @@ class Case:
     guidance: float = 1.0
     zeta: Any = 1.0
     tilted: bool = False
+    moments: tuple[float, float] = (0.0, 2.0)
 
     @property
     def controls(self) -> bool:
         """Whether drift control is on by default."""
         return abs(sum(b for b, _ in self.pool) - 1) > 1e-9
-
-    @property
-    def moments(self) -> tuple[float, float]:
-        """Mean and variance of the control: those of the laws in the pool, averaged."""
-        pairs = [law.moments for _, law in self.pool]
-        return statistics.mean(m for m, _ in pairs), statistics.mean(v for _, v in pairs)
 
 
 def _tilt(x: Tensor) -> Tensor:
@@ -70,7 +66,9 @@ CASES: Mapping[str, Case] = MappingProxyType(
         "cfg_2": Case(((-1.0, Q1), (2.0, Q2)), guidance=2.0),
         "average": Case(((0.4, Q1), (0.6, Q2)), guidance=0.6),
         "product": Case(((1.0, Q1), (1.0, Q2)), (_TIMES_Q2,)),
-        "product_annealed": Case(((2.0, Q1), (2.0, Q2)), (_TIMES_Q2, Anneal(2.0))),
+        "product_annealed": Case(
+            ((2.0, Q1), (2.0, Q2)), (_TIMES_Q2, Anneal(2.0)), moments=(0.5, 4.0)
+        ),
         "cfg_1.5_annealed": Case(((-0.75, Q1), (2.25, Q2)), (Anneal(1.5),), guidance=1.5),
         "tilt": Case(((1.0, Q1),), tilted=True),
         "product_tilt": Case(((1.0, Q1), (1.0, Q2)), (_TIMES_Q2,), tilted=True),
@@ -82,7 +80,7 @@ def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
     """Total variation from quadrature, and the normaliser's error, case by case.
 
     Arguments:
-        quick: 2 seeds, 1000 particles, 100 steps and no coarser ones.
+        quick: 2 seeds, 1000 particles, 60 steps and no coarser ones.
         seed: First seed.
         resume: File that finished runs are appended to and read from, None for none.
 
@@ -91,7 +89,7 @@ def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
         `z.CASE` (paired z-score of unweighted over weighted), `z_ratio.CASE`, `z_se.CASE`, and
         `steps.N.CASE.{weighted,unweighted}` for 20, 50 and 200 steps.
     """
-    seeds, particles, steps = (2, 1000, 100) if quick else (10, 8000, 400)
+    seeds, particles, steps = (2, 1000, 60) if quick else (10, 8000, 400)
     counts = (steps,) if quick else (steps, *STEPS)
     jobs = [
         (path, name, count, s)
@@ -123,7 +121,7 @@ def _measure(
 ) -> dict[str, dict[str, float]]:
     """Rows of a case, with its control and without where there is one."""
     case = CASES[name]
-    grid = {"vp": Grid.vp, "ve": Grid.ve}[path](steps, prediction="score")
+    grid = _grid(path, steps)
     first = case.pool[-1][1] if case.guidance != 1 else case.pool[0][1]
     denoisers: dict[str, Callable[..., Tensor]] = {"cond": first.score, "uncond": Q1.score}
     reward = as_reward(lambda x: _tilt(x.flatten()), name="tilt", inputs="latents")
@@ -161,6 +159,17 @@ def _measure(
             "z_ratio": math.exp(float(found.log_z[0]) - log_z)
         }
     return rows
+
+
+def _grid(path: str, steps: int) -> Grid:
+    """Levels from log-SNR -9 to 9, denser in the middle, where the laws take shape."""
+    places = [2 * i / (steps - 1) - 1 for i in range(steps)]
+    snr = [9 * (0.35 * u + 0.65 * u**3) for u in places]
+    power = [1 / (1 + math.exp(-value)) if path == "vp" else 1.0 for value in snr]
+    levels = [
+        (math.sqrt(p), math.sqrt(p) * math.exp(-v / 2)) for p, v in zip(power, snr, strict=True)
+    ]
+    return Grid((*levels, (1.0, 0.0)), "score")
 
 
 def _stream(seed: int) -> torch.Generator:

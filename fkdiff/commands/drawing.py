@@ -69,7 +69,7 @@ def _prepared(request: Request) -> _Job:
             resample=resample if steering or request.correct else None,
             micro_batch=request.micro_batch,
             monitor=monitors,
-            select=request.select if steering else "sample",
+            select=request.select if steering else "all",  # nothing ranks them: every picture
             seed=request.seed,
         )
     except (ValueError, TypeError) as error:

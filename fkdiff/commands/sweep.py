@@ -147,33 +147,34 @@ def _save(
     from rich.console import Console
 
     from fkdiff.report import check_folder
-    from fkdiff.report.sweeps import grid_png
 
     folder = check_folder(request.out or Path("runs/sweep"))
     folder.mkdir(parents=True, exist_ok=True)
-    columns = [f"w = {w:g}" for w in weights]
     lines = [cells[i : i + len(weights)] for i in range(0, len(cells), len(weights))]
-    title = f"{request.prompts[0]}, seed {request.seed}"
-    made = {"slider.png": lines[:1], "grid.png": lines[1:]}
-    for name, rows in made.items():
-        if rows:
-            labels = [f"guidance {row[0].guidance:g}" for row in rows] if len(scales) > 1 else []
-            captions = [[_caption(cell) for cell in row] for row in rows]
-            pictures = [[cell.image for cell in row] for row in rows]
-            shown = labels if name == "grid.png" else []
-            (folder / name).write_bytes(
-                grid_png(pictures, columns, shown, captions if any(captions[0]) else (), title)
-            )
-    facts = [
-        {k: v for k, v in vars(cell).items() if k != "image"} for cell in cells
-    ]  # numbers of every picture
+    labels = [f"guidance {g:g}" for g in scales if g is not None]
+    made = {"slider.png": _figure(request, lines[:1], [])}
+    if labels:
+        made["grid.png"] = _figure(request, lines[1:], labels)
+    for name, data in made.items():
+        (folder / name).write_bytes(data)
+    numbers = [{k: v for k, v in vars(cell).items() if k != "image"} for cell in cells]
     about = {"prompt": request.prompts[0], "seed": request.seed, "expert": request.expert[0]}
-    about |= {"model": request.model, "correct": request.correct, "cells": facts}
+    about |= {"model": request.model, "correct": request.correct, "cells": numbers}
     (folder / "sweep.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     console = Console()
-    for name in [n for n, rows in made.items() if rows] + ["sweep.json"]:
+    for name in (*made, "sweep.json"):
         console.print(str(folder / name), markup=False, highlight=False, soft_wrap=True)
 
 
-def _caption(cell: _Cell) -> str:
-    return "" if cell.score is None else f"{cell.score:.3f}"
+def _figure(request: Request, lines: list[list[_Cell]], labels: list[str]) -> bytes:
+    """Pictures of cells, weights across and guidance down."""
+    from fkdiff.report.sweeps import grid_png
+
+    captions = [["" if c.score is None else f"{c.score:.3f}" for c in line] for line in lines]
+    return grid_png(
+        [[cell.image for cell in line] for line in lines],
+        [f"w = {cell.w:g}" for cell in lines[0]],
+        labels,
+        captions if any(captions[0]) else (),
+        f"{request.prompts[0]}, seed {request.seed}",
+    )

@@ -81,7 +81,7 @@ def _adapter_code(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _adapters(settings: Mapping[str, Any]) -> list[str]:
-    found: list[str] = []
+    found: list[Any] = []
     for term in settings.get("terms", ()):
         try:
             call = ast.parse(term, mode="eval").body

@@ -263,8 +263,8 @@ class TappedPool:
         for name in _STATES:
             if name in given:
                 state = given[name]
-                shrunk = [self.shrink * row for row in state] if isinstance(state, list) else None
-                given[name] = self.shrink * state if shrunk is None else shrunk
+                rows = [self.shrink * row for row in state]
+                given[name] = rows if isinstance(state, list) else torch.stack(rows)
                 break
         return inspect.BoundArguments(bound.signature, given)  # pyright: ignore[reportArgumentType]
 

@@ -201,7 +201,7 @@ def export_adapter(weights: dict[str, Tensor], target: Path) -> None:
         target: Where the file goes.
     """
     target.mkdir(parents=True, exist_ok=True)
-    layers = {
+    layers: dict[str, nn.Module | Tensor] = {
         name.removeprefix("lora.").replace("/", ".").replace(f".{_NAME}.", "."): value.half()
         for name, value in weights.items()
     }

@@ -27,7 +27,7 @@ def lora(tmp_path_factory):
 
 
 def run_json(folder):
-    return json.loads((folder / "run.json").read_text())
+    return json.loads((folder / "result.json").read_text())
 
 
 def test_a_corrected_composition_is_one_run_and_its_python_repeats_it(fkdiff, model, lora, here):
@@ -39,7 +39,7 @@ def test_a_corrected_composition_is_one_run_and_its_python_repeats_it(fkdiff, mo
     assert about["target"].startswith("prod q_j^b_j at the smallest noise level")
     for part in ("base^-0.6 taste^1.6", "(tiny)^0.5", "(a dog)^0.2", "to the power 1.1", "bright"):
         assert part in about["target"]
-    trace = json.loads((here / "runs/x/trace.json").read_text())
+    trace = json.loads((here / "runs/x/metrics.json").read_text())
     assert all(len(row["variance"]) == 1 for row in trace)
     python = about["python"]
     ast.parse(python)
@@ -51,7 +51,7 @@ def test_a_corrected_composition_is_one_run_and_its_python_repeats_it(fkdiff, mo
 
 
 def test_without_an_adapter_the_plain_run_is_the_base(fkdiff, model, lora, here):
-    words = ["generate", "a cat", "--model", model, *FEW, "--reward", "none", "--images", 3]
+    words = ["generate", "a cat", "--model", model, *FEW, "--reward", "none"]
     assert fkdiff(*words, "--out", "base")[0] == 0
     assert fkdiff(*words, "--expert", f"{lora}=0", "--out", "zero")[0] == 0
     assert fkdiff(*words, "--expert", f"{lora}=2", "--out", "two")[0] == 0

@@ -8,6 +8,7 @@ from fkdiff.terms import RLGuidance, Tilt, load_reward
 __all__ = ["run"]
 
 W, SCALE = 1.6, 6.0
+QUICK = (6, 6)  # pictures an arm, and steps
 
 
 def run(quick: bool, seed: int) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def run(quick: bool, seed: int) -> dict[str, Any]:
     """
     eyes, pipe = judge(), emoji()
     name, reward = adapter(pipe), load_reward("emoji-clip")
-    count, steps = (6, 6) if quick else (150, 30)
+    count, steps = QUICK if quick else (150, 30)
     prompts, call = clouds_of(count), {"num_inference_steps": steps}
     tuned, leaning = RLGuidance(name, 1.0), RLGuidance(name, W)
     steered = Tilt(reward, SCALE)

@@ -18,6 +18,7 @@ from fkdiff.terms import Correct
 __all__ = ["run"]
 
 SCALES = (1.5, 3.0, 6.0)
+QUICK = (6, 6)  # pictures an arm, and steps
 
 
 def run(quick: bool, seed: int) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def run(quick: bool, seed: int) -> dict[str, Any]:
         FileNotFoundError: If the judge's weights, or the art of the real pictures, are missing.
     """
     eyes = judge()
-    clouds, steps = (6, 6) if quick else (128, 50)
+    clouds, steps = QUICK if quick else (128, 50)
     prompts = clouds_of(clouds)
     reference, pipe = eyes.features(real_pictures(prompts, seed)), emoji()
     arms = {"plain": ((), 1), "fk4": ((Correct(),), 4), "fk16": ((Correct(),), 16)}

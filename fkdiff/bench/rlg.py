@@ -20,6 +20,7 @@ __all__ = ["run"]
 
 WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 PARTICLES = 4
+QUICK = (6, 6)  # pictures an arm, and steps
 
 
 def run(quick: bool, seed: int) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def run(quick: bool, seed: int) -> dict[str, Any]:
     """
     eyes, pipe = judge(), emoji()
     name, reward = adapter(pipe), load_reward("emoji-clip")
-    count, steps = (6, 6) if quick else (100, 50)
+    count, steps = QUICK if quick else (100, 50)
     prompts = clouds_of(count)
     reference = eyes.features(real_pictures(prompts, seed))
     results: dict[str, Any] = {}

@@ -3,16 +3,18 @@
 import copy
 import functools
 import inspect
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 
+from fkdiff.taps.coefficients import TapError
 from fkdiff.taps.conditioning import PREPARING
 from fkdiff.taps.denoiser import DENOISERS, calling
 from fkdiff.taps.shadowing import shadow_of
 
-__all__ = ["LIVE", "captured", "with_state"]
+__all__ = ["LIVE", "captured", "with_prompt", "with_state"]
 
 LIVE = frozenset({"sample", "hidden_states", "x", "timestep", "timesteps", "t"})
 """Arguments of networks that change from step to step; all the others are conditions."""
@@ -49,6 +51,25 @@ def captured(
         except _EndOfStep:
             return calls
     raise RuntimeError(f"{type(pipe).__name__} ended without a step")
+
+
+def with_prompt(pipe: Any, arguments: Mapping[str, Any], prompt: str) -> dict[str, Any]:
+    """Arguments of a call with every prompt replaced.
+
+    Raises:
+        TapError: If the call has no prompt.
+    """
+    if arguments.get("prompt") is None:
+        raise TapError(
+            f"other must be a network, a pipeline or a function here, got the prompt {prompt!r}; "
+            f"{type(pipe).__name__} was called without prompt"
+        )
+    given = dict(arguments)
+    many = isinstance(given["prompt"], list)
+    given["prompt"] = [prompt] * len(given["prompt"]) if many else prompt
+    for name in ("prompt_2", "prompt_3", "latents"):
+        given.pop(name, None)
+    return given
 
 
 def with_state(

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from fkdiff.taps.adapters import Adapters, adapter_layers, loaded_adapters
 from fkdiff.taps.arguments import Expanded
-from fkdiff.taps.capture import captured, with_state
+from fkdiff.taps.capture import captured, with_prompt, with_state
 from fkdiff.taps.coefficients import TapError, as_predicted
 from fkdiff.taps.compatible import check_network, check_pipeline, networks
 from fkdiff.taps.denoiser import Guidance, NetworkCall, read_guidance, sliced
 from fkdiff.taps.families import predictions
+from fkdiff.taps.outputs import mixture, rows_of
 from fkdiff.terms.correctors import Product
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.pool import Source, compose, label
@@ -102,7 +103,7 @@ class TappedPool:
                 )
         for product in self._products:
             if isinstance(product.other, str):
-                arguments = _with_prompt(self.pipe, self.expanded.arguments, product.other)
+                arguments = with_prompt(self.pipe, self.expanded.arguments, product.other)
                 self._captured[_key(product.other)] = captured(self.pipe, arguments, self.seeds)
         for source in (*tuned, *(product.other for product in self._products)):
             self._check(source)
@@ -152,7 +153,7 @@ class TappedPool:
         self._calls += 1
         self._halves += call.batch // self.rows
         state = next(value for name, value in bound.arguments.items() if name in _STATES)
-        return _mixture(parts, state)
+        return mixture(parts, state)
 
     @property
     def rows(self) -> int:
@@ -249,11 +250,11 @@ class TappedPool:
             wanted = self.guidance is None or place == self.guidance.cond
             if wanted and place not in found:
                 part = sliced(given, call.batch, half * self.rows, self.rows)
-                found[place] = _tensor(call.evaluate(part, network))
+                found[place] = rows_of(call.evaluate(part, network))
 
     def _remember(self, key: Key, out: Any) -> None:
         found = self._found.setdefault(key, {})
-        for half, rows in enumerate(_tensor(out).split(self.rows)):
+        for half, rows in enumerate(rows_of(out).split(self.rows)):
             found[self._halves + half] = rows
 
     def _started(self, bound: inspect.BoundArguments) -> inspect.BoundArguments:
@@ -344,42 +345,3 @@ class TappedPool:
         found, self._found = self._found, {}
         self._calls, self._halves = 0, 0
         return found
-
-
-def _with_prompt(pipe: Any, arguments: Mapping[str, Any], prompt: str) -> dict[str, Any]:
-    if arguments.get("prompt") is None:
-        raise TapError(
-            f"other must be a network, a pipeline or a function here, got the prompt {prompt!r}; "
-            f"{type(pipe).__name__} was called without prompt"
-        )
-    given = dict(arguments)
-    many = isinstance(given["prompt"], list)
-    given["prompt"] = [prompt] * len(given["prompt"]) if many else prompt
-    for name in ("prompt_2", "prompt_3", "latents"):
-        given.pop(name, None)
-    return given
-
-
-def _tensor(out: Any) -> Tensor:
-    rows = out[0]
-    return torch.stack(rows) if isinstance(rows, list) else rows
-
-
-def _mixture(parts: list[tuple[float, Any]], state: Any) -> Any:
-    """An output like the first one, with the weighted sum of predictions and its own variances.
-
-    One expert with weight 1 is handed over as it is.
-    """
-    template = parts[0][1]
-    if len(parts) == 1 and parts[0][0] == 1:
-        return template
-    outputs = [(weight, _tensor(out)) for weight, out in parts]
-    first = outputs[0][1]
-    mixed = torch.stack([weight * out for weight, out in outputs]).sum(0)
-    channels = len(state[0]) if isinstance(state, list) else state.shape[1]
-    if first.ndim == 4 and first.shape[1] == 2 * channels:
-        mixed = torch.cat([mixed[:, :channels], first[:, channels:]], 1)
-    sample: Any = list(mixed) if isinstance(template[0], list) else mixed
-    if isinstance(template, dict):
-        return type(template)(**{**template, next(iter(template)): sample})
-    return (sample, *template[1:])

@@ -114,9 +114,8 @@ def label(source: Source, index: int = 0) -> str:
     """
     if isinstance(source, str):
         return source
-    path = getattr(source, "name_or_path", None)
-    if isinstance(path, str) and path:
-        return PurePath(path).name
+    if _path(source):
+        return PurePath(_path(source)).name
     name = getattr(source, "__name__", None)
     return name if isinstance(name, str) else f"{type(source).__name__}{index or ''}"
 
@@ -127,7 +126,12 @@ def source_code(source: Source) -> str:
     >>> source_code("a dog")
     "'a dog'"
     """
-    path = getattr(source, "name_or_path", None)
-    if isinstance(path, str) and path and hasattr(source, "components"):
-        return f"DiffusionPipeline.from_pretrained({path!r})"
+    if _path(source):
+        return f"DiffusionPipeline.from_pretrained({_path(source)!r})"
     return repr(source) if isinstance(source, str) else label(source)
+
+
+def _path(source: Source) -> str:
+    """Where a pipeline was loaded from; empty for what isn't one."""
+    is_pipeline = hasattr(source, "components")
+    return str(getattr(source, "name_or_path", None) or "") if is_pipeline else ""

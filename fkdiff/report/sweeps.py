@@ -50,5 +50,7 @@ def grid_png(
         figure.suptitle(title, fontsize=11, color=COLOURS["text"], parse_math=False)
     figure.tight_layout(w_pad=0.4, h_pad=0.6)
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": "fkdiff"})
+    figure.savefig(
+        buffer, format="png", bbox_inches="tight", pad_inches=0.12, metadata={"Software": "fkdiff"}
+    )
     return buffer.getvalue()

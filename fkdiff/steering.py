@@ -16,6 +16,8 @@ from fkdiff.run import SELECTS, Run
 from fkdiff.smc import Resample
 from fkdiff.taps import PipelineTap, TapError
 from fkdiff.taps.arguments import Expanded, expand, seed_of
+from fkdiff.taps.families import check_family
+from fkdiff.taps.results import fields, keep_rows
 from fkdiff.terms.consistency import check_pool, stated_target, tilts
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.reward import Reward, as_reward
@@ -125,9 +127,7 @@ class Steered:
                 )
         check_pool(self.terms, self.stochastic)
         self._check_names()
-        for name in ("scheduler", "progress_bar"):
-            if not hasattr(self.pipe, name):
-                raise TapError(f"{type(self.pipe).__name__} has no {name}; it can't be steered")
+        check_family(self.pipe)
 
     @property
     def target(self) -> str:
@@ -140,6 +140,9 @@ class Steered:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the pipeline; returns its own output type, with the cloud in `.steering`.
 
+        With `return_dict=False`, or a modular pipeline's `output=name`, the record comes last in
+        a tuple.
+
         Raises:
             TapError: If this pipeline or scheduler can't be steered as asked, with the remedy.
             RewardError: If a reward fails; `partial` keeps what was made.
@@ -148,6 +151,7 @@ class Steered:
         seed = seed_of(kwargs.get("generator"), self.seed)
         seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
         as_tuple = kwargs.pop("return_dict", True) is False
+        name = kwargs.pop("output", None)  # what a modular pipeline returns in place of its state
         expanded = expand(self.pipe, args, kwargs, self.particles)
         if expanded.wanted > self.particles:
             raise ValueError(
@@ -172,7 +176,9 @@ class Steered:
             self.partial = run.result(self.target, settings)
         if self.partial is not None and self.partial.samples is None and self.select == "all":
             self.partial.samples = _pictures(output, run)
-        output = _selected(output, run, self.particles)
+        _select(output, run, self.particles)
+        if name is not None:
+            return output.get(name), self.partial
         output.steering = self.partial
         return (*output.to_tuple(), self.partial) if as_tuple else output
 
@@ -222,9 +228,11 @@ class Steered:
         """Refuse before the run what would fail at its first reward."""
         for reward in self._rewards:
             if reward.inputs not in ("latents", tap.inputs):
+                by_frame = (reward.inputs, tap.inputs) == ("pixels", "video")
+                remedy = "take PerFrame(reward)" if by_frame else f"wrap it for {tap.inputs}"
                 raise TapError(
                     f"{type(self.pipe).__name__} yields {tap.inputs}, but the reward "
-                    f"{reward.name!r} reads {reward.inputs}; wrap it for {tap.inputs}"
+                    f"{reward.name!r} reads {reward.inputs}; {remedy}"
                 )
 
     def _settings(self, expanded: Expanded) -> dict[str, Any]:
@@ -260,7 +268,7 @@ def _peak_memory_mb() -> float:
 
 def _pictures(output: Any, run: Run) -> torch.Tensor | None:
     """All particles as pixels (P, K, 3, h, w) in slot order, from the pipeline's own images."""
-    images = dict(output).get("images")
+    images = fields(output).get("images")
     if isinstance(images, list):
         images = np.stack([np.asarray(image) for image in images]) / np.float32(255)
     if isinstance(images, np.ndarray):
@@ -272,14 +280,9 @@ def _pictures(output: Any, run: Run) -> torch.Tensor | None:
     return torch.stack([x[s.argsort()] for x, s in zip(images, run.selected, strict=True)])
 
 
-def _selected(output: Any, run: Run, particles: int) -> Any:
+def _select(output: Any, run: Run, particles: int) -> None:
     """Keep the rows that were asked for: the first M slots of each prompt hold them."""
     assert run.selected is not None
     prompts, wanted = run.selected.shape
     rows = [p * particles + m for p in range(prompts) for m in range(wanted)]
-    for name, value in dict(output).items():
-        if isinstance(value, list) and len(value) == prompts * particles:
-            output[name] = [value[i] for i in rows]
-        elif isinstance(value, torch.Tensor | np.ndarray) and len(value) == prompts * particles:
-            output[name] = value[rows]
-    return output
+    keep_rows(output, prompts * particles, rows)

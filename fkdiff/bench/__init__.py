@@ -10,12 +10,13 @@ from typing import Any
 
 from fkdiff._version import __version__
 
-__all__ = ["BENCHES", "RESUMABLE", "run_bench"]
+__all__ = ["BENCHES", "RESUMABLE", "BenchRefused", "run_bench"]
 
 BENCHES = {
     "overhead": "time of a steered call over the stock pipeline's, same network and batch",
     "memory": "peak memory of 64 particles in micro-batches of 8 over that of 8",
     "resampling": "time of each resampling scheme over that of the package `particles`",
+    "fk": "pass rates by emoji-judge: plain, best-of-n, importance sampling, FK, its controls",
     "correctors": "total variation of corrected and plain runs from quadrature, and log Z",
     "guidance": "plain and corrected guidance on emoji: distance to real scenes, pass rates",
     "rlg": "RL guidance over its weight on emoji: reward, pass rate, distance",
@@ -23,8 +24,12 @@ BENCHES = {
 }
 
 
-RESUMABLE = frozenset({"correctors"})
+RESUMABLE = frozenset({"correctors", "fk"})
 """Benches that keep their finished runs in a file and go on from it."""
+
+
+class BenchRefused(ValueError):
+    """A bench that can't start, with the remedy; nothing was measured or written."""
 
 
 def run_bench(name: str, quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
@@ -40,7 +45,7 @@ def run_bench(name: str, quick: bool, seed: int, resume: Path | None = None) -> 
         Nested dictionary of what JSON knows.
 
     Raises:
-        ValueError: If there is no such bench.
+        ValueError: If there is no such bench, or it can't start.
     """
     if name not in BENCHES:
         raise ValueError(f"name must be one of {', '.join(BENCHES)}, got {name!r}")

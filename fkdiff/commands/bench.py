@@ -25,7 +25,9 @@ def bench(
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(help=f"Keep finished runs here and go on from it: {', '.join(RESUMABLE)}."),
+        typer.Option(
+            help=f"Keep finished runs here and go on from it: {', '.join(sorted(RESUMABLE))}."
+        ),
     ] = None,
 ) -> None:
     """Measure fkdiff against what it stands beside."""
@@ -41,11 +43,11 @@ def bench(
         raise refused(f"--json {json_file}: its folder doesn't exist; create it first")
     if resume is not None and name not in RESUMABLE:
         raise refused(f"--resume can't be used with {name}, which runs in one go")
-    from fkdiff.bench import run_bench
+    from fkdiff.bench import BenchRefused, run_bench
 
     try:
         results = run_bench(name, quick, seed, resume)
-    except FileNotFoundError as error:
+    except (BenchRefused, FileNotFoundError) as error:
         raise refused(error) from None
     rows = [(path, _shown(value)) for path, value in _flat(results)]
     console.print(_table([name, ""], rows))

@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 
+from fkdiff.taps.coefficients import TapError
+
 __all__ = ["Expanded", "expand", "seed_of"]
 
 _PER_PROMPT = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
 
-# These accept `num_videos_per_prompt` and then set it to 1, so their prompts are repeated.
-_REPEATING = ("CogVideoX", "Allegro", "AnimateDiff", "ConsisID")
+# These accept `num_videos_per_prompt` and then set it to 1, so their prompts are repeated; LTX
+# gives its autoencoder one decoding time a prompt, which fits no other number of rows.
+_REPEATING = ("CogVideoX", "Allegro", "AnimateDiff", "ConsisID", "LTX")
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,14 @@ def expand(pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any], particles: 
         ValueError: If latents are given with another number of rows.
     """
     signature = inspect.signature(type(pipe).__call__)
-    given = {**_card_defaults(pipe), **signature.bind(pipe, *args, **kwargs).arguments}
-    given.pop("self", None)
-    given.update(given.pop("kwargs", {}))
-    key = _count_key(pipe, signature)
+    bound = {**_card_defaults(pipe), **signature.bind(pipe, *args, **kwargs).arguments}
+    bound.pop("self", None)
+    bound.update(bound.pop("kwargs", {}))
+    # Z-Image writes its template into the list of prompts, which is the user's.
+    given: dict[str, Any] = {k: v[:] if isinstance(v, list) else v for k, v in bound.items()}
+    names = _names(pipe, signature)
+    _check_state(pipe, given)
+    key = _count_key(pipe, names)
     wanted = int(given.pop(key, 1) or 1) if key else 1
     prompts = _prompts(given)
     if key:
@@ -64,13 +71,33 @@ def _card_defaults(pipe: Any) -> dict[str, Any]:
     return json.loads(card.read_text()).get("defaults", {}) if card.is_file() else {}
 
 
-def _count_key(pipe: Any, signature: inspect.Signature) -> str | None:
-    if type(pipe).__name__.startswith(_REPEATING) or "class_labels" in signature.parameters:
+def _names(pipe: Any, signature: inspect.Signature) -> set[str]:
+    """Names of what the call takes; a modular pipeline's are its blocks' inputs."""
+    blocks = getattr(pipe, "default_call_parameters", None)
+    return set(signature.parameters if blocks is None else blocks)
+
+
+def _check_state(pipe: Any, given: dict[str, Any]) -> None:
+    """Refuse what lives in the state of a modular pipeline's blocks, where no row can follow."""
+    if not hasattr(pipe, "default_call_parameters"):
+        return
+    if given.get("mask_image") is not None:
+        raise TapError(
+            f"{type(pipe).__name__} keeps the masked image of each row in its loop's own state "
+            f"(modular_pipelines/modular_pipeline.py, BlockState), where it can't follow a "
+            f"resampled particle; inpaint with the classic pipeline of the same model"
+        )
+    if given.get("state") is not None:
+        raise TapError("state can't be continued for K particles; pass its inputs by name")
+
+
+def _count_key(pipe: Any, names: set[str]) -> str | None:
+    if type(pipe).__name__.startswith(_REPEATING) or "class_labels" in names:
         return None
     for key in _PER_PROMPT:
-        if key in signature.parameters:
+        if key in names:
             return key
-    return "batch_size" if "batch_size" in signature.parameters else None
+    return "batch_size" if "batch_size" in names else None
 
 
 def _prompts(given: dict[str, Any]) -> list[str]:

@@ -21,9 +21,10 @@ from torch import Tensor
 from fkdiff.taps.coefficients import TapError
 from fkdiff.taps.conditioning import PREPARING
 from fkdiff.taps.denoiser import DENOISERS, calling
+from fkdiff.taps.results import first_field
 from fkdiff.taps.shadowing import shadow_of
 
-__all__ = ["DECODERS", "Decoder", "decoder_for", "memoised_decode", "null_run"]
+__all__ = ["DECODERS", "Decoder", "decoder_for", "memoised_decode", "null_run", "yields"]
 
 Call = Mapping[str, Any]
 
@@ -126,7 +127,7 @@ def _ltx_timestep(z: Tensor, call: Call) -> Tensor:
             "decode_noise_scale adds noise after the last reward, so that no weight could know "
             "the sample; pass decode_timestep as one number and decode_noise_scale=0.0"
         )
-    return torch.tensor([timestep], device=z.device, dtype=z.dtype)
+    return torch.full((len(z),), timestep, device=z.device, dtype=z.dtype)
 
 
 def _mochi_video(pipe: Any, z: Tensor, call: Call) -> Tensor:
@@ -210,6 +211,17 @@ def decoder_for(pipe: Any) -> Decoder | None:
     return None
 
 
+def yields(pipe: Any) -> str:
+    """What the pipeline makes: "pixels", "video" or "audio"; told by its call if not known."""
+    decoder = decoder_for(pipe)
+    if decoder is not None:
+        return decoder.inputs
+    names = inspect.signature(type(pipe).__call__).parameters
+    if any("waveform" in name or name.startswith("audio_") for name in names):
+        return "audio"
+    return "video" if {"num_frames", "num_videos_per_prompt"} & {*names} else "pixels"
+
+
 @contextmanager
 def memoised_decode(
     pipe: Any, micro_batch: int | None, counted: Callable[[int], None]
@@ -233,20 +245,31 @@ def memoised_decode(
     memory: dict[bytes, Tensor] = {}
 
     def decode(z: Tensor, *args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
+        if "num_frames" in kwargs:  # rows are frames here, and belong together
+            counted(len(z))
+            return original(z, *args, return_dict=return_dict, **kwargs)
         keys = [row.detach().cpu().float().numpy().tobytes() for row in z]
         rows = [i for i, k in enumerate(keys) if k not in memory and keys.index(k) == i]
         fresh: dict[bytes, Tensor] = {}
         if rows:
-            fresh = dict(zip((keys[i] for i in rows), run(z[rows], args, kwargs), strict=True))
+            fresh = dict(zip((keys[i] for i in rows), run(z, rows, args, kwargs), strict=True))
             counted(len(rows))
         samples = torch.stack([memory[k] if k in memory else fresh[k] for k in keys])
         if state["keep"]:
             memory.update(fresh)
         return DecoderOutput(sample=samples) if return_dict else (samples,)
 
-    def run(z: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        parts = z.split(micro_batch or len(z))
-        return torch.cat([original(p, *args, return_dict=False, **kwargs)[0] for p in parts])
+    def run(z: Tensor, rows: list[int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        def of(value: Any, part: list[int]) -> Any:
+            per_row = isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(z)
+            return value[part] if per_row else value
+
+        size, out = micro_batch or len(rows), []
+        for part in (rows[i : i + size] for i in range(0, len(rows), size)):
+            named = {name: of(value, part) for name, value in kwargs.items()}
+            given = (of(value, part) for value in args)
+            out.append(original(z[part], *given, return_dict=False, **named)[0])
+        return torch.cat(out)
 
     vae.decode = decode
     try:
@@ -270,7 +293,8 @@ def null_run(pipe: Any, scheduler: Any, arguments: Call, template: Any, z: Tenso
 
     Returns:
         Samples as the pipeline gives them for `output_type="pt"`; images and frames of those
-        that return arrays all the same (DiT, DDPM) with channels moved first.
+        that return arrays all the same (DiT, DDPM) with channels moved first, waveforms of those
+        that drop the channels (AudioLDM2) with one channel.
     """
     fixed = copy.deepcopy(scheduler)
     fixed.__class__ = _returning(type(scheduler), z)
@@ -280,11 +304,11 @@ def null_run(pipe: Any, scheduler: Any, arguments: Call, template: Any, z: Tenso
             module = getattr(pipe, name, None)
             if isinstance(module, torch.nn.Module):
                 stack.enter_context(_silent(module, template))
-        out = shadow(**{**arguments, "num_inference_steps": 2})[0]
-    if isinstance(out, Tensor):
-        return out
-    samples = torch.as_tensor(np.asarray(out))
-    return samples.movedim(-1, -3) if samples.ndim >= 4 else samples
+        out = first_field(shadow(**{**arguments, "num_inference_steps": 2}))
+    samples = torch.as_tensor(out if isinstance(out, Tensor) else np.asarray(out))
+    if samples.ndim == 2:
+        return samples[:, None]
+    return samples if isinstance(out, Tensor) or samples.ndim < 4 else samples.movedim(-1, -3)
 
 
 def _returning(base: type, z: Tensor) -> type:

@@ -33,16 +33,18 @@ def _cosmos2(output: Tensor, x: Tensor, sigma: float) -> Tensor:
 # (network output, state, sigma) to what the scheduler takes, where a pipeline maps one to the
 # other before it steps.
 PRECONDITIONED: Mapping[str, Callable[[Tensor, Tensor, float], Tensor]] = MappingProxyType(
-    {"Cosmos2TextToImagePipeline": _cosmos2, "Cosmos2VideoToWorldPipeline": _cosmos2}
+    {"Cosmos2TextToImagePipeline": _cosmos2}
 )
 
 
 def check_family(pipe: Any) -> None:
-    """Refuse a pipeline that is known not to work.
+    """Refuse a pipeline that has no loop to watch, or is known not to work.
 
     Raises:
-        TapError: With the reason and the place in diffusers.
+        TapError: With the reason, and for known families the place in diffusers.
     """
+    if not hasattr(pipe, "scheduler"):
+        raise TapError(f"{type(pipe).__name__} has no scheduler; it can't be steered")
     for base in type(pipe).__mro__:
         if base.__name__ in REFUSED:
             raise TapError(f"{base.__name__} {REFUSED[base.__name__]}")

@@ -13,11 +13,12 @@ from fkdiff.processes import Gaussian, Kernel, sde_step
 from fkdiff.taps.arguments import Expanded
 from fkdiff.taps.coefficients import TapError, as_predicted, estimate_x0, separates_copies
 from fkdiff.taps.conditioning import Conditioning, kept_conditioning
-from fkdiff.taps.decode import decoder_for, memoised_decode, null_run
+from fkdiff.taps.decode import decoder_for, memoised_decode, null_run, yields
 from fkdiff.taps.denoiser import NetworkCall, split_guidance, tapped_denoiser
 from fkdiff.taps.engine import Engine
 from fkdiff.taps.experts import TappedPool
 from fkdiff.taps.families import predictions
+from fkdiff.taps.feeding import chunked_feeding
 from fkdiff.taps.pool_moves import PoolMoves, opened_moves
 from fkdiff.taps.pool_step import PoolStep
 from fkdiff.taps.scheduler import Call, permute_history, tapped_scheduler
@@ -108,6 +109,7 @@ class PipelineTap:
             self._memo = stack.enter_context(
                 memoised_decode(self.pipe, self.micro_batch, self._count_decodes)
             )
+            stack.enter_context(chunked_feeding(self.pipe, rows, self.micro_batch))
             stack.enter_context(watched_progress(self.pipe, self._on_bar))
             stack.enter_context(own_ranking_off(self.pipe))
             self._kept = stack.enter_context(kept_conditioning(self.pipe, rows))
@@ -116,8 +118,7 @@ class PipelineTap:
     @property
     def inputs(self) -> str:
         """What `decode` yields: "pixels", "video" or "audio"."""
-        decoder = decoder_for(self.pipe)
-        return decoder.inputs if decoder else "pixels"
+        return yields(self.pipe)
 
     def decode(self, latents: Tensor, inputs: str) -> Any:
         """Latents (n, *) as a reward reads them, sliced by `micro_batch`.

@@ -22,10 +22,10 @@ _SHORT = 8
 
 
 def denoiser() -> UNet2DConditionModel:
-    """An untrained U-Net of 10.9 M parameters on 16x16 latents, text attention at 8x8 and 4x4."""
+    """An untrained U-Net of 10.5 M parameters on 16x16 latents, text attention at 8x8 and 4x4."""
     return UNet2DConditionModel(
         sample_size=16,
-        block_out_channels=(64, 128, 192),
+        block_out_channels=(48, 128, 192),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
@@ -82,7 +82,7 @@ class DenoiserTask:
 
     def __init__(self, data: LatentData, fit: Fit, folder: Path, batch: int = 32) -> None:
         torch.manual_seed(fit.seed)
-        self.data, self.batch = data, batch
+        self.data, self.batch, self.steps = data, batch, fit.steps
         self.unet: Any = denoiser()
         self.unet.to(memory_format=torch.channels_last)
         self.text = text_encoder()
@@ -90,10 +90,14 @@ class DenoiserTask:
         self.alphas = scheduler().alphas_cumprod
         empty = build_tokenizer()("", padding="max_length").input_ids
         self.empty = torch.tensor(empty)
-        # Captions of one noun teach what a word looks like; a third of each batch is drawn there.
+        # Captions of one noun teach what a word looks like; a share of each batch is drawn there.
         lengths = (data.tokens != empty[-1]).sum(1)
         self.short = np.flatnonzero(lengths <= _SHORT)
         self.trainer = Trainer(modules, self.loss, fit, folder)
+
+    def _short_share(self, step: int) -> float:
+        """Words first, then sentences: from three quarters to a quarter over half the run."""
+        return max(0.25, 0.75 - step / self.steps)
 
     def _times(self, draws: Draws) -> Tensor:
         """Step indices, (batch,), uniform: places form at high noise, lines at low."""
@@ -103,7 +107,7 @@ class DenoiserTask:
 
     def loss(self, step: int, draws: Draws) -> Tensor:
         """Mean squared error of the velocity on one batch."""
-        n = self.batch // 3
+        n = round(self.batch * self._short_share(step))
         rows = draws.rng.integers(0, len(self.data.tokens), self.batch)
         rows[:n] = draws.rng.choice(self.short, n)
         draws.rng.shuffle(rows)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderTiny
 from open_clip.model import CLIP
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -61,7 +61,7 @@ class DualEncoderTask:
     """
 
     def __init__(
-        self, sprites: Sprite, vae: AutoencoderKL | None, fit: Fit, folder: Path, batch: int = 64
+        self, sprites: Sprite, vae: AutoencoderTiny | None, fit: Fit, folder: Path, batch: int = 64
     ) -> None:
         torch.manual_seed(fit.seed)
         self.sprites, self.batch = sprites, batch

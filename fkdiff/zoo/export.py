@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ def _filled(module: nn.Module, file: Path, part: str) -> Any:
     return module.eval()
 
 
-def load_autoencoder(folder: Path) -> AutoencoderKL:
+def load_autoencoder(folder: Path) -> AutoencoderTiny:
     """The autoencoder of a training folder, for evaluation."""
     model = _filled(autoencoder(), folder / "vae" / "state.safetensors", "vae")
     return model.to(memory_format=torch.channels_last)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from fkdiff.zoo.parse import parse
 from fkdiff.zoo.scenes import Scene
-from fkdiff.zoo.words import BACKGROUNDS, COLOURS, OBJECTS
+from fkdiff.zoo.words import BACKGROUNDS, BINDABLE, COLOURS, OBJECTS
 
 __all__ = ["CLASSES", "GRID", "TINTS", "Found", "Judge", "JudgeNet", "Sight", "load_judge", "met"]
 
@@ -96,6 +96,11 @@ def _peaks(presence: Tensor) -> Tensor:
     return (presence > 0.5) & (presence == highest)
 
 
+def _tint(name: str, logits: Tensor) -> str:
+    # Things that are never recoloured have no tint to learn, and the net's guess says nothing.
+    return TINTS[int(logits.argmax())] if name in BINDABLE else "own"
+
+
 class Judge:
     """Looks at pictures.
 
@@ -125,7 +130,9 @@ class Judge:
         for image in range(len(images)):
             places = peaks[image].nonzero().tolist()
             names = [CLASSES[1 + int(kinds[image, 1:, y, x].argmax())] for y, x in places]
-            colours = [TINTS[int(tints[image, :, y, x].argmax())] for y, x in places]
+            colours = [
+                _tint(n, tints[image, :, y, x]) for n, (y, x) in zip(names, places, strict=True)
+            ]
             cells = zip(names, colours, places, strict=True)
             objects = tuple(Found(n, c, x, y) for n, c, (y, x) in cells if n != "unclean")
             ground = _GROUNDS[int(grounds[image].argmax())]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderTiny
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -45,7 +45,7 @@ def _open(file: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
     return np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
 
 
-def _scale(model: AutoencoderKL, sprites: Sprite) -> float:
+def _scale(model: AutoencoderTiny, sprites: Sprite) -> float:
     """One over the standard deviation of the latents, from scenes that training doesn't use."""
     rng = np.random.default_rng(2**32)
     x = pictures([render(sample_scene(rng), sprites, rng) for _ in range(CHUNK)])
@@ -53,7 +53,7 @@ def _scale(model: AutoencoderKL, sprites: Sprite) -> float:
 
 
 def cache_latents(
-    model: AutoencoderKL, sprites: Sprite, scenes: int, folder: Path, *, seed: int, resume: bool
+    model: AutoencoderTiny, sprites: Sprite, scenes: int, folder: Path, *, seed: int, resume: bool
 ) -> LatentData:
     """Draws and encodes training scenes in chunks, each from its own seed.
 

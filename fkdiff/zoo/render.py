@@ -25,8 +25,8 @@ CELL = 4
 A sprite then has one latent pattern for each side, not sixteen, and is learnt in far fewer scenes.
 """
 
-# Number of sprites -> possible sides, cells.
-_SIDES = {1: (10, 12), 2: (8,), 3: (6,), 4: (6,), 5: (5,)}
+# Number of sprites -> their side, cells. Few sides, since each has patterns of its own to learn.
+_SIDES = {1: 8, 2: 8, 3: 6, 4: 6, 5: 5}
 # Number of sprites -> step of their places, cells. Two where there is room: the denoiser halves
 # its grid, so that it then sees one pattern for each side there too.
 _STEPS = {1: 2, 2: 2, 3: 2, 4: 2, 5: 1}
@@ -70,7 +70,7 @@ def layout(scene: "Scene", rng: np.random.Generator) -> list[tuple[Any, int, int
     things = scene.things * scene.count
     if not things:
         return []
-    side = int(rng.choice(_SIDES[len(things)]))
+    side = _SIDES[len(things)]
     if scene.relation is not None:
         corners = CELL * _related(rng, scene.relation, side)
     else:

@@ -50,6 +50,7 @@ BUNDLED = {
     "clip": ZOO / "emoji_clip/open_clip_model.safetensors",
     "judge": ZOO / "emoji_judge/model.safetensors",
 }
+NAMES = {"emoji": "emoji", "clip": "emoji-clip"}
 PARTS = {"vae": "vae", "emoji": "unet", "clip": "clip", "judge": "judge"}
 
 
@@ -73,11 +74,16 @@ def _run(trainer: Trainer, args: argparse.Namespace) -> None:
 
 def _vae(args: argparse.Namespace) -> None:
     fit = Fit(
-        args.images // BATCH["vae"], lr=args.lr or 2e-3, hold=0.4, weight_decay=0.0, seed=args.seed
+        args.images // BATCH["vae"],
+        lr=args.lr or 2e-3,
+        hold=0.5,
+        ema=0.999,
+        weight_decay=0.0,
+        seed=args.seed,
     )
     task = AutoencoderTask(_sprites(args), fit, args.out / "vae")
-    if args.warm:
-        task.freeze_at = 0
+    if not args.resume:
+        task.trainer.save()  # the encoder is final: `latents` and `emoji` needn't wait
     _run(task.trainer, args)
 
 
@@ -105,6 +111,7 @@ def _judge(args: argparse.Namespace) -> None:
     rate = args.lr or 2e-3
     fit = Fit(args.images // BATCH["judge"], rate, hold=0.3, ema=0.99, seed=args.seed)
     sprites, vae = _sprites(args), load_autoencoder(args.out)
+    before = card("emoji-judge")["images"] if args.warm else 0
     task = JudgeTask(sprites, vae, fit, args.out / "judge")
     _run(task.trainer, args)
     export_judge(args.out, ZOO / "emoji_judge")
@@ -117,23 +124,31 @@ def _judge(args: argparse.Namespace) -> None:
             ),
         },
     }
-    facts |= {"seed": args.seed, "images": task.trainer.step * BATCH["judge"]}
+    facts |= {"seed": args.seed, "images": task.trainer.step * BATCH["judge"] + before}
     write_card("emoji-judge", ZOO / "emoji_judge", facts)
 
 
 def _facts(args: argparse.Namespace, stage: str) -> dict[str, Any]:
     """What a card says of a run: its seed and images, and what stage `measure` found."""
-    folder = args.out / stage
-    step = read_part(folder / "state.safetensors", PARTS[stage])[1]
+    file = args.out / stage / "state.safetensors"
     found = args.out / "quality.json"
     measured = json.loads(found.read_text())[stage] if found.exists() else PLACEHOLDERS[stage]
-    return {"seed": args.seed, "images": step * BATCH[stage], **measured}
+    if not file.exists():  # measured anew, not trained
+        bundled = card(NAMES[stage])
+        return {"seed": bundled["seed"], "images": bundled["images"], **measured}
+    return {
+        "seed": args.seed,
+        "images": read_part(file, PARTS[stage])[1] * BATCH[stage],
+        **measured,
+    }
 
 
 def _export(args: argparse.Namespace) -> None:
+    """Writes what was trained, and a card for it."""
     export_pipeline(args.out, ZOO / "emoji")
     write_card("emoji", ZOO / "emoji", _facts(args, "emoji"))
-    export_dual_encoder(args.out, ZOO / "emoji_clip")
+    if (args.out / "clip" / "state.safetensors").exists():
+        export_dual_encoder(args.out, ZOO / "emoji_clip")
     write_card("emoji-clip", ZOO / "emoji_clip", _facts(args, "clip"))
 
 
@@ -195,9 +210,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--lr", type=float, help="peak learning rate; each stage has a default")
     parser.add_argument("--beta", type=float, default=0.25, help="strength of emoji-rl's KL")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--warm", action="store_true", help="start from the bundled weights; vae: decoder alone"
-    )
+    parser.add_argument("--warm", action="store_true", help="start from the bundled weights")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO)

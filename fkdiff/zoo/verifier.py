@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderTiny
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -54,7 +54,7 @@ class _Piece:
 
 
 def _thing(rng: np.random.Generator) -> tuple[str, str | None]:
-    if rng.random() < 0.35:
+    if rng.random() < 0.5:
         return str(rng.choice(BINDABLE)), str(rng.choice(COLOURS))
     return str(rng.choice(_NAMES)), None
 
@@ -145,7 +145,7 @@ class JudgeTask:
     """
 
     def __init__(
-        self, sprites: Sprite, vae: AutoencoderKL | None, fit: Fit, folder: Path, batch: int = 64
+        self, sprites: Sprite, vae: AutoencoderTiny | None, fit: Fit, folder: Path, batch: int = 64
     ) -> None:
         torch.manual_seed(fit.seed)
         self.sprites, self.batch = sprites, batch
@@ -199,7 +199,7 @@ def exact_share(
     Args:
         judge: Who is tested.
         sprites: The art.
-        vae: An `AutoencoderKL` that the renders go through first; None: none.
+        vae: An `AutoencoderTiny` that the renders go through first; None: none.
         each: Scenes of each kind.
         seed: Of the scenes.
     """

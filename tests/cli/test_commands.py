@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
 from fkdiff import bench
 from fkdiff.report import save
@@ -111,3 +112,15 @@ def test_bench_prints_a_table_and_writes_json(fkdiff, tmp_path, monkeypatch):
 def test_bench_refuses_an_unknown_name(fkdiff):
     code, _, error = fkdiff("bench", "speed")
     assert code == 2 and "overhead" in error and error.count("\n") == 1
+
+
+def test_bench_says_which_weights_it_lacks(fkdiff, monkeypatch, tmp_path):
+    def absent():
+        return load_file(tmp_path / "model.safetensors")
+
+    monkeypatch.setattr("fkdiff.zoo.judge.load_judge", absent)
+    code, out, error = fkdiff("bench", "fk", "--quick", "--resume", tmp_path / "rows.jsonl")
+    assert (code, out) == (2, "") and "python -m fkdiff.zoo.train" in error
+    assert not list(tmp_path.iterdir())
+    code, _, error = fkdiff("bench", "memory", "--resume", tmp_path / "rows.jsonl")
+    assert code == 2 and "--resume can't be used with memory" in error

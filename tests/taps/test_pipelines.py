@@ -3,27 +3,45 @@
 The networks are tiny and random. Each pipeline is built once and must survive all its tests.
 """
 
+import copy
 import functools
+import inspect
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import HeunDiscreteScheduler, KDPM2DiscreteScheduler, PNDMScheduler
+from diffusers import (
+    CosmosTextToWorldPipeline,
+    CosmosVideoToWorldPipeline,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+    PNDMScheduler,
+)
 from diffusers.modular_pipelines.modular_pipeline import PipelineState
 from PIL import Image
 
 import fkdiff.taps.decode
 import fkdiff.taps.pipeline
 from fkdiff import Resample, Tilt, as_reward, steer
+from fkdiff.processes import predict_x0, sde_step
 from fkdiff.processes.streams import slot_generators
 from fkdiff.taps import TapError
+from fkdiff.taps.coefficients import prediction_type, separates_copies
 from fkdiff.terms.reward import RewardError
 from tests.taps.toy import Script, tap
-from tests.tiny import SETUPS, Tiny, build
+from tests.tiny import SETUPS, Tiny, build, prepared
+from tests.tiny.table import README, parts, table
+from tests.tiny.video import ltx
 
 K = 5
 SEED = 7
 CALL = {"num_inference_steps": 3, "output_type": "pt"}
+FIRST_ORDER = (DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler)
 
 
 @functools.cache
@@ -109,8 +127,9 @@ def test_a_resampled_run_is_its_lineages_and_decodes_as_the_pipeline_does(name, 
         table = run.decode(step.x0, tiny.inputs)
         with monkeypatch.context() as patch:
             patch.setattr(fkdiff.taps.decode, "DECODERS", {})
-            own_tail = run.decode(step.x0, "pixels")
-        assert torch.equal(own_tail.flatten(), table.flatten()), f"step {step.index}"
+            assert run.inputs == tiny.inputs
+            own_tail = run.decode(step.x0, tiny.inputs)
+        assert torch.equal(own_tail, table), f"step {step.index}"
         decoded.append(table)
 
     script.seen = seen
@@ -130,8 +149,27 @@ def test_micro_batches_change_rounding_only(name):
     assert out.steering.cost.denoiser_evaluations == tiny.halves * K * len(out.steering.trace)
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
-def test_everything_is_put_back_when_a_reward_fails(name, error):
+def test_a_controlnet_is_micro_batched_and_its_residuals_join_up():
+    tiny, seen = shared("sd_controlnet"), []
+    hook = tiny.pipe.controlnet.register_forward_hook(lambda m, a, out: seen.append(len(out[1])))
+    try:
+        steered = steer(tiny.pipe, particles=K, seed=SEED, select="all", micro_batch=2)
+        out = steered(**{**CALL, **tiny.call})
+    finally:
+        hook.remove()
+    assert seen == [4, 4, 2] * 3  # a guided pair for each particle
+    assert_near(as_tensor(out), stock("sd_controlnet"), 1e-5)
+
+
+def test_everything_is_put_back_when_a_reward_fails(name):
+    assert_put_back(name, ZeroDivisionError, RewardError)
+
+
+def test_everything_is_put_back_on_an_interrupt(sd):
+    assert_put_back("sd", KeyboardInterrupt, KeyboardInterrupt)
+
+
+def assert_put_back(name, error, raised):
     tiny = shared(name)
     before = dict(vars(tiny.pipe))
     kinds = [type(tiny.pipe.scheduler), type(network(tiny.pipe))]
@@ -141,7 +179,7 @@ def test_everything_is_put_back_when_a_reward_fails(name, error):
 
     term = Tilt(as_reward(failing, inputs=tiny.inputs), scale=1)
     steered = steer(tiny.pipe, term, particles=2, seed=SEED)
-    with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else RewardError):
+    with pytest.raises(raised):
         steered(**{**CALL, **tiny.call})
     assert steered.partial is not None and not steered.partial.complete
     after = vars(tiny.pipe)
@@ -190,6 +228,68 @@ def test_a_steered_call_inside_a_steered_call_disturbs_nothing(name):
     assert set(experts) == ({tiny.halves} if tiny.cond is not None else set())
 
 
+class Tilted:
+    """What a term sees of a run that resamples at every chance."""
+
+    def __init__(self, tiny):
+        self.reward, self.copies = brightness(tiny), []
+
+    def look(self, step):
+        """Copies begin a step alike and must end it apart, unless it is the last."""
+        rows = torch.arange(len(step.x))
+        twins = (rows != step.parents).nonzero().flatten().tolist()
+        for i, j in ((i, int(step.parents[i])) for i in twins):
+            if torch.equal(step.x[i], step.x[j]) and not step.final:
+                self.copies.append(float((step.x_next[i] - step.x_next[j]).abs().max()))
+
+
+def test_a_tilted_run_resamples_and_its_copies_separate(name):
+    tiny, seen = shared(name), Tilted(shared(name))
+    steered = steer(
+        tiny.pipe,
+        Tilt(seen.reward, scale=1000),
+        Watching(seen.look),
+        particles=3,
+        seed=SEED,
+        resample=Resample(ess=None, window=(0, 1)),
+    )
+    out = steered(**{**CALL, **tiny.call, "num_inference_steps": 4})
+    native = separates_copies(tiny.pipe.scheduler, {})
+    assert (out.steering.settings["replaced_step"] is None) == native
+    assert seen.copies and min(seen.copies) > 1e-3
+    rewards = out.steering.rewards["brightness"]
+    assert out.steering.latents.isfinite().all()
+    assert as_tensor(out).flatten().mean() == pytest.approx(float(rewards.max()), abs=1e-5)
+
+
+def assert_steps_are_the_paths(tiny: Tiny, steps) -> None:
+    """Estimate, alpha and sigma are right where a solver of first order moves as they say."""
+    scheduler = tiny.pipe.scheduler
+    if "mask_image" in tiny.call or not isinstance(scheduler, FIRST_ORDER):
+        return
+    # Cosmos' own solver stops at sigma .002; the path goes on to the estimate.
+    stops = scheduler.config.get("final_sigmas_type") == "sigma_min"
+    for step in steps[: len(steps) - stops]:
+        exact = sde_step(step.x, step.estimate(), step.path, eta=0).mean
+        assert_near(step.x_next, exact, 1e-5)
+
+
+def assert_experts_tell_the_estimate(tiny: Tiny, steps) -> None:
+    """Correctors read scores off the experts: they and the path must give the step's estimate."""
+    for step in steps:
+        mixed = sum(e.b * e.output for e in step.experts)
+        if "mask_image" not in tiny.call:  # there the estimate has the known part pasted in
+            assert_near(estimate(tiny.pipe.scheduler, step, mixed), step.estimate(), 1e-4)
+
+
+def estimate(scheduler, step, mixed):
+    alpha, sigma = step.path.alpha, step.path.sigma
+    if hasattr(scheduler, "precondition_outputs"):
+        return scheduler.precondition_outputs(step.x, mixed, torch.tensor(sigma))
+    told = predict_x0(step.x, mixed, alpha, sigma, prediction_type(scheduler))
+    return told.clamp(-1, 1) if scheduler.config.get("clip_sample") else told
+
+
 def first_experts(tiny, monkeypatch, **more):
     """Experts of the first transition, and how far they are from what moved the particles."""
     residuals = []
@@ -203,11 +303,11 @@ def first_experts(tiny, monkeypatch, **more):
 
     monkeypatch.setattr(fkdiff.taps.pipeline, "split_guidance", spy)
     script = Script(2)
-    pools = []
-    script.seen = lambda step: pools.append(step.experts)
     tap(tiny.pipe, script, {**CALL, **tiny.rows(2), **more}, key=tiny.count)()
-    assert max(residuals) < 1e-6
-    return {e.name: e for e in pools[0]}
+    assert_steps_are_the_paths(tiny, script.steps)
+    assert_experts_tell_the_estimate(tiny, script.steps)
+    assert max(residuals) < tiny.rounding
+    return {e.name: e for e in script.steps[0].experts}
 
 
 def test_experts_are_told_apart_and_their_weight_is_the_guidance(name, monkeypatch):
@@ -259,6 +359,9 @@ def with_scheduler(sd):
         ("sd", {"prompt": ["a cat", "dog"]}),
         ("dit", {"class_labels": [1, 2]}),
         ("cogvideox", {"prompt": ["a cat", "dog"]}),
+        ("zimage", {"prompt": ["a cat", "dog"]}),
+        ("sdxl_inpaint", {"prompt": ["a cat", "dog"]}),
+        ("sd3_modular", {"prompt": ["a cat", "dog"]}),
     ],
 )
 def test_several_prompts_at_once(name, two):
@@ -268,17 +371,17 @@ def test_several_prompts_at_once(name, two):
         if tiny.count
         else {k: [x for x in v for _ in "12"] for k, v in two.items()}
     )
-    plain = tiny.pipe(
-        **{**tiny.call, **two, **rows, **CALL}, generator=slot_generators(SEED, 2, 2)
-    )
+    given = copy.deepcopy({**tiny.call, **two, **rows, **CALL})  # some write into their prompts
+    plain = tiny.pipe(**given, generator=slot_generators(SEED, 2, 2))
     call = {**tiny.call, **two, **CALL}
     out = steer(tiny.pipe, particles=2, seed=SEED, select="all")(**call)
     assert torch.equal(as_tensor(out), as_tensor(plain))
+    assert two in ({"prompt": ["a cat", "dog"]}, {"class_labels": [1, 2]})
     assert out.steering.prompts == [str(v) for values in two.values() for v in values]
     term = Tilt(brightness(tiny), scale=1000)
     settings = {"particles": 3, "seed": SEED, "resample": Resample(ess=None, window=(0, 1))}
     out = steer(tiny.pipe, term, **settings)(**call)
-    assert len(out[0]) == 2
+    assert len(as_tensor(out)) == 2
     moves = [rows for rows in out.steering.rows if rows is not None]
     assert moves
     for rows in moves:
@@ -411,7 +514,7 @@ def test_modified_guidance_is_refused_by_those_who_ask_for_experts_alone(sd):
         steer(sd.pipe, watch, particles=2, seed=1)(**call)
 
 
-@pytest.mark.parametrize("name", ["sd", "ddpm"])
+@pytest.mark.parametrize("name", ["sd", "ddpm", "mochi", "audioldm2", "sd3_modular"])
 def test_a_family_that_is_not_in_the_table_is_decoded_by_its_own_tail(name, monkeypatch):
     tiny = shared(name)
     steered = steer(tiny.pipe, Tilt(brightness(tiny), scale=100), particles=3, seed=SEED)
@@ -452,3 +555,70 @@ def test_a_reward_that_reads_something_else_is_refused_before_the_run(sd):
         steer(sd.pipe, Tilt(reward), seed=1)(**sd.call, **CALL)
     with pytest.raises(TypeError, match="wrap a reward"):
         steer(sd.pipe, reward)
+    of_images = as_reward(lambda pixels: pixels.mean((1, 2, 3)), name="brightness")
+    with pytest.raises(TapError, match=r"WanPipeline yields video, .* take PerFrame\(reward\)"):
+        steer(shared("wan").pipe, Tilt(of_images), seed=1)(**shared("wan").call, **CALL)
+
+
+def test_the_readme_s_table_is_what_is_tested_here():
+    assert parts(README.read_text())[1] == table(shared)
+
+
+def test_noise_that_ltx_adds_while_decoding_is_refused():
+    """An autoencoder that denoises is asked for its last step; noise of its own isn't weighed."""
+    tiny = prepared(lambda: ltx(timestep_conditioning=True))
+    call = {**tiny.call, **CALL, "decode_timestep": 0.05}
+    steered = steer(tiny.pipe, Tilt(brightness(tiny), scale=0), particles=2, seed=SEED)
+    with pytest.raises(TapError, match=r"decode_noise_scale=0\.0"):
+        steered(**call)
+    out = steered(**call, decode_noise_scale=0.0)
+    assert out.steering.cost.decodes == 2
+    given = {**tiny.rows(2), **CALL, "decode_timestep": 0.05, "decode_noise_scale": 0.0}
+    plain = tiny.pipe(**given, generator=slot_generators(SEED, 1, 2))
+    assert torch.equal(out.steering.samples[0], plain[0])
+
+
+def without_parts(kind):
+    """A pipeline that nothing was loaded into; refusals look at its class alone."""
+    pipe = object.__new__(kind)
+    vars(pipe)["scheduler"] = None
+    return pipe
+
+
+@pytest.mark.parametrize("kind", [CosmosTextToWorldPipeline, CosmosVideoToWorldPipeline])
+def test_refused_families_name_a_line_of_diffusers_that_says_so(kind):
+    with pytest.raises(TapError, match="calls scheduler.step twice") as refused:
+        steer(without_parts(kind))
+    path, line = re.search(r"(pipelines/[\w/]+\.py):(\d+)", str(refused.value)).groups()
+    source = inspect.getsourcefile(kind)
+    assert source.endswith(path)
+    lines = Path(source).read_text().splitlines()
+    assert "self.scheduler.step(" in lines[int(line) - 1]
+    assert "self.scheduler._step_index -= 1" in lines[int(line)]
+
+
+def test_a_pipeline_without_a_scheduler_is_refused(sd):
+    pipe = without_parts(type(sd.pipe))
+    vars(pipe).pop("scheduler")
+    with pytest.raises(TapError, match="StableDiffusionPipeline has no scheduler"):
+        steer(pipe)
+
+
+def test_a_modular_pipeline_returns_its_state_or_what_is_asked_of_it():
+    tiny = shared("sd3_modular")
+    steered = steer(tiny.pipe, Tilt(brightness(tiny), scale=2), particles=3, seed=SEED)
+    state = steered(**tiny.call, **CALL)
+    assert state.get("images").shape == (1, 3, 16, 16)
+    assert len(state.get("prompt_embeds")) == 3  # nobody's samples are left alone
+    images, record = steered(**tiny.call, **CALL, output="images")
+    assert torch.equal(images, state.get("images"))
+    assert torch.equal(record.log_w, state.steering.log_w)
+    assert images.shape[0] < record.samples.shape[1] == 3
+
+
+def test_what_a_modular_pipeline_keeps_in_its_blocks_is_refused():
+    pipe = shared("sd3_modular").pipe
+    with pytest.raises(TapError, match="inpaint with the classic pipeline"):
+        steer(pipe)(prompt="a cat", mask_image=torch.ones(1, 1, 16, 16))
+    with pytest.raises(TapError, match="pass its inputs by name"):
+        steer(pipe)(state=PipelineState(), prompt="a cat")

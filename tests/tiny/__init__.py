@@ -12,16 +12,21 @@ import torch
 from tests.tiny import audio, editing, images, newer_images, video
 from tests.tiny.parts import Tiny
 
-__all__ = ["SETUPS", "Tiny", "build"]
+__all__ = ["SETUPS", "Tiny", "build", "prepared"]
 
 NETWORKS = ("unet", "transformer", "controlnet", "vocoder")
 
 
 def build(name: str) -> Tiny:
     """A fresh pipeline of the set-up, the same weights every time; see `SETUPS`."""
+    return prepared(SETUPS[name])
+
+
+def prepared(make: Callable[[], Tiny]) -> Tiny:
+    """What a set-up makes, seeded, perturbed and silent."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        tiny = SETUPS[name]()
+        tiny = make()
     generator = torch.Generator().manual_seed(3)
     for module in tiny.pipe.components.values():
         if isinstance(module, torch.nn.Module):

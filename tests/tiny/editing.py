@@ -1,5 +1,6 @@
 """Tiny pipelines made of other pipelines' parts: from an image, into a hole, guided, few steps."""
 
+from dataclasses import replace
 from typing import Any
 
 import diffusers as D
@@ -28,13 +29,13 @@ def from_image(tiny: Tiny, kind: type, **more: Any) -> Tiny:
     if "safety_checker" in parts:
         parts["requires_safety_checker"] = False
     pipe = kind(**parts, **more)
-    return Tiny(pipe, {**call, **STEPS, "image": picture()}, cond=tiny.cond)
+    return replace(tiny, pipe=pipe, call={**call, **STEPS, "image": picture()})
 
 
 def inpainting(tiny: Tiny, kind: type, **more: Any) -> Tiny:
     tiny = from_image(tiny, kind, **more)
     size = {"height": 16, "width": 16}
-    return Tiny(tiny.pipe, {**tiny.call, **size, "mask_image": hole()}, cond=tiny.cond)
+    return replace(tiny, call={**tiny.call, **size, "mask_image": hole()})
 
 
 def sd_from_image() -> Tiny:
@@ -47,7 +48,7 @@ def sdxl_from_image() -> Tiny:
 
 def flux_from_image() -> Tiny:
     tiny = from_image(flux(), D.FluxImg2ImgPipeline)
-    return Tiny(tiny.pipe, {**tiny.call, "height": 16, "width": 16}, cond=1)
+    return replace(tiny, call={**tiny.call, "height": 16, "width": 16}, note="distilled")
 
 
 def sd_inpainting() -> Tiny:
@@ -58,7 +59,8 @@ def sd_inpainting_with_its_own_network() -> Tiny:
     """The network sees mask and masked image; nothing is pasted in."""
     tiny = stable_diffusion()
     tiny.pipe.register_modules(unet=unet(in_channels=9))
-    return inpainting(tiny, D.StableDiffusionInpaintPipeline)
+    tiny = inpainting(tiny, D.StableDiffusionInpaintPipeline)
+    return replace(tiny, note="a network of 9 channels")
 
 
 def sdxl_inpainting() -> Tiny:
@@ -87,7 +89,7 @@ def latent_consistency() -> Tiny:
         scheduler=D.LCMScheduler(),
         requires_safety_checker=False,
     )
-    return Tiny(pipe, tiny.call, cond=1)
+    return Tiny(pipe, tiny.call, cond=1, note="distilled")
 
 
 def sd_turbo() -> Tiny:
@@ -95,7 +97,7 @@ def sd_turbo() -> Tiny:
     tiny.pipe.scheduler = D.EulerAncestralDiscreteScheduler(
         **LATENT_DIFFUSION, timestep_spacing="trailing"
     )
-    return Tiny(tiny.pipe, image_call(guidance_scale=0.0), cond=1)
+    return Tiny(tiny.pipe, image_call(guidance_scale=0.0), cond=1, note="Turbo")
 
 
 def sd3_modular() -> Tiny:
@@ -106,4 +108,4 @@ def sd3_modular() -> Tiny:
     known = {k: v for k, v in parts.items() if k in pipe.component_names}
     pipe.update_components(**known, guider=D.ClassifierFreeGuidance(guidance_scale=5.0))
     call = {k: v for k, v in tiny.call.items() if k != "guidance_scale"}
-    return Tiny(pipe, {**call, "negative_prompt": ""})
+    return Tiny(pipe, {**call, "negative_prompt": ""}, note="by its guider; no inpainting")

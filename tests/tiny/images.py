@@ -104,13 +104,15 @@ def flux() -> Tiny:
         text_encoder_2=t5_encoder(),
         tokenizer_2=t5_tokenizer(),
     )
-    return Tiny(pipe, image_call(guidance_scale=3.5, max_sequence_length=8), cond=1)
+    return Tiny(
+        pipe, image_call(guidance_scale=3.5, max_sequence_length=8), cond=1, note="distilled"
+    )
 
 
 def flux_with_true_cfg() -> Tiny:
     tiny = flux()
     guided = {**tiny.call, "negative_prompt": "ugly", "true_cfg_scale": 4.0}
-    return Tiny(tiny.pipe, guided, cond=4)
+    return Tiny(tiny.pipe, guided, cond=4, note="true CFG")
 
 
 def pixart_sigma() -> Tiny:
@@ -201,7 +203,9 @@ def dit() -> Tiny:
         norm_type="ada_norm_zero",
         norm_elementwise_affine=False,
     )
-    pipe = D.DiTPipeline(transformer=transformer, vae=autoencoder(), scheduler=D.DDIMScheduler())
+    pipe = D.DiTPipeline(
+        transformer=transformer, vae=autoencoder(), scheduler=D.DDIMScheduler(clip_sample=False)
+    )
     return Tiny(pipe, {"class_labels": [1], "guidance_scale": 4.0}, count=None, cond=4, other=[2])
 
 

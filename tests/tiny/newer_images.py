@@ -52,9 +52,9 @@ def lumina_2() -> Tiny:
         tokenizer=gemma_tokenizer(),
     )
     call = image_call(
-        height=32, width=32, max_sequence_length=16, system_prompt="s", cfg_normalization=False
+        height=32, width=32, max_sequence_length=32, system_prompt="s", cfg_normalization=False
     )
-    return Tiny(pipe, call)
+    return Tiny(pipe, call, note="with `cfg_normalization=False`")
 
 
 def qwen_image() -> Tiny:
@@ -142,7 +142,9 @@ def hunyuan_dit() -> Tiny:
     pipe = D.HunyuanDiTPipeline(
         transformer=transformer,
         vae=autoencoder(),
-        scheduler=D.DDPMScheduler(**LATENT_DIFFUSION_PLAIN, prediction_type="v_prediction"),
+        scheduler=D.DDPMScheduler(
+            **LATENT_DIFFUSION_PLAIN, prediction_type="v_prediction", clip_sample=False
+        ),
         text_encoder=T.BertModel(bert),
         tokenizer=bert_tokenizer(),
         text_encoder_2=t5_encoder(),
@@ -167,7 +169,7 @@ def kolors() -> Tiny:
         ffn_hidden_size=16,
         kv_channels=16,
         num_attention_heads=2,
-        seq_length=16,
+        seq_length=256,
         add_qkv_bias=True,
         multi_query_attention=True,
         multi_query_group_num=1,
@@ -183,14 +185,17 @@ def kolors() -> Tiny:
         encoder_hid_dim=32,
         encoder_hid_dim_type="text_proj",
     )
+    encoder = ChatGLMModel(text)
+    for p in encoder.parameters():  # it leaves them as the memory was
+        torch.nn.init.normal_(p, std=0.2)
     pipe = D.KolorsPipeline(
         vae=autoencoder(),
-        text_encoder=ChatGLMModel(text),
+        text_encoder=encoder,
         tokenizer=LetterTokenizer(),
         unet=network,
         scheduler=D.EulerDiscreteScheduler(**LATENT_DIFFUSION, timestep_spacing="leading"),
     )
-    return Tiny(pipe, image_call(max_sequence_length=8))
+    return Tiny(pipe, image_call())  # prompts are always padded to 256
 
 
 def aura_flow() -> Tiny:
@@ -316,7 +321,6 @@ def cosmos_2() -> Tiny:
         tokenizer=t5_tokenizer(),
         safety_checker=Guardrail(),  # pyright: ignore[reportArgumentType]
     )
-    # It guides by cond + g (cond - uncond).
-    return Tiny(
-        pipe, image_call(guidance_scale=4.0, negative_prompt="ugly", max_sequence_length=8)
-    )
+    # It guides by cond + g (cond - uncond), and divides a difference by the smallest sigma, .002.
+    call = image_call(guidance_scale=4.0, negative_prompt="ugly", max_sequence_length=8)
+    return Tiny(pipe, call, rounding=1e-3)

@@ -49,6 +49,8 @@ class Tiny:
         cond: Exponent of the conditional expert; 1 where nothing is guided, None where the guided
             prediction isn't a mixture of two and experts are refused.
         other: What to change in the call so that the condition differs.
+        rounding: Relative error of the pipeline's own mixture.
+        note: What the README's table says beside the experts.
     """
 
     pipe: Any
@@ -57,6 +59,8 @@ class Tiny:
     count: str | None = "num_images_per_prompt"
     cond: float | None = 5.0
     other: Any = "a dog"
+    rounding: float = 1e-6
+    note: str = ""
 
     @property
     def halves(self) -> int:
@@ -109,7 +113,10 @@ def qwen_tokenizer() -> Any:
     words = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(ByteLevel.alphabet())]
     vocab = {word: i for i, word in enumerate(words)}
     tokenizer = T.Qwen2Tokenizer(vocab=vocab, merges=[])
-    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    # A first token stands in for the real template's words: no caption may be empty.
+    tokenizer.chat_template = (
+        "<|im_start|>{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    )
     return tokenizer
 
 

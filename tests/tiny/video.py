@@ -40,7 +40,7 @@ def cogvideox() -> Tiny:
     pipe = D.CogVideoXPipeline(
         transformer=transformer,
         vae=vae,
-        scheduler=D.CogVideoXDPMScheduler(),
+        scheduler=D.CogVideoXDPMScheduler(clip_sample=False),
         text_encoder=t5_encoder(),
         tokenizer=t5_tokenizer(),
     )
@@ -83,7 +83,7 @@ def wan() -> Tiny:
     return Tiny(pipe, call, "video", "num_videos_per_prompt")
 
 
-def ltx() -> Tiny:
+def ltx(timestep_conditioning: bool = False) -> Tiny:
     transformer = D.LTXVideoTransformer3DModel(
         in_channels=4,
         out_channels=4,
@@ -107,6 +107,7 @@ def ltx() -> Tiny:
         upsample_residual=(False, False),
         upsample_factor=(1, 1),
         patch_size=2,
+        timestep_conditioning=timestep_conditioning,
     )
     pipe = D.LTXPipeline(
         transformer=transformer,
@@ -116,7 +117,7 @@ def ltx() -> Tiny:
         tokenizer=t5_tokenizer(),
     )
     call = image_call(height=32, width=32, num_frames=3, max_sequence_length=8)
-    return Tiny(pipe, call, "video", "num_videos_per_prompt")
+    return Tiny(pipe, call, "video", None)
 
 
 def mochi() -> Tiny:

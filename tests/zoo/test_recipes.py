@@ -8,13 +8,14 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from fkdiff.zoo.autoencoder import AutoencoderTask, autoencoder
+from fkdiff.zoo.autoencoder import AutoencoderTask, autoencoder, encode, pictures
 from fkdiff.zoo.denoiser import DenoiserTask, scheduler
 from fkdiff.zoo.dual_encoder import DualEncoderTask, retrieval
 from fkdiff.zoo.export import export_dual_encoder, export_pipeline
 from fkdiff.zoo.latents import CHUNK, LatentData, cache_latents
 from fkdiff.zoo.loop import Fit, Trainer
 from fkdiff.zoo.measure import load_scorer, quality, sample_prompts
+from fkdiff.zoo.scenes import render, sample_scene
 from fkdiff.zoo.sprites import Sprites
 from fkdiff.zoo.verifier import JudgeTask
 from fkdiff.zoo.vocabulary import LENGTH, build_tokenizer
@@ -70,13 +71,27 @@ def test_warm_start_begins_at_the_given_weights(make: Make, tmp_path: Path) -> N
         assert torch.equal(value, first.averaged()[name]), name
 
 
-def test_frozen_encoder_stands_still(sprites: Sprites, tmp_path: Path) -> None:
-    task = AutoencoderTask(sprites, Fit(steps=6, lr=1e-3, weight_decay=0.0), tmp_path, batch=2)
-    task.trainer.run(until=task.freeze_at)
+def test_encoder_is_the_principal_components_of_cells_and_stands_still(
+    sprites: Sprites, tmp_path: Path
+) -> None:
+    task = AutoencoderTask(sprites, Fit(steps=4, lr=1e-3), tmp_path, batch=2, scenes=50)
     before = {k: v.clone() for k, v in task.model.state_dict().items()}
     task.trainer.run()
     moved = {k.split(".")[0] for k, v in task.model.state_dict().items() if (v != before[k]).any()}
-    assert moved == {"decoder", "post_quant_conv"}
+    assert moved == {"decoder"}
+    rng = np.random.default_rng(0)
+    x = pictures([render(sample_scene(rng), sprites, rng) for _ in range(50)])
+    # By hand: a cell of 4x4 pixels goes to its own four numbers and nowhere else.
+    cells = x.unflatten(2, (16, 4)).unflatten(4, (16, 4)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+    rows = torch.cat([cells.flatten(0, 2), torch.ones(50 * 256, 1)], 1).double()
+    z = encode(task.model, x).permute(0, 2, 3, 1).reshape(-1, 4).double()
+    fit = torch.linalg.lstsq(rows, z, driver="gelsd").solution
+    assert (rows @ fit - z).abs().max() < 1e-4
+    # And no other four numbers of a cell would tell more of it than these.
+    back = torch.linalg.lstsq(torch.cat([z, rows[:, -1:]], 1), rows[:, :-1]).solution
+    left = (torch.cat([z, rows[:, -1:]], 1) @ back - rows[:, :-1]).square().sum()
+    values = torch.linalg.svdvals(rows[:, :-1] - rows[:, :-1].mean(0))
+    assert left < 1.05 * values[4:].square().sum()
 
 
 def test_latents_have_unit_deviation_and_resume(

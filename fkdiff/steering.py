@@ -45,7 +45,9 @@ def steer(
 
     Arguments:
         pipe: Any diffusers pipeline with a scheduler and a `unet` or `transformer`.
-        terms: What the samples should be, such as `Tilt(reward)`; none gives a plain run.
+        terms: What the samples should be, such as `Tilt(reward)`, `RLGuidance("adapter", 1.6)`,
+            `Anneal(1.2)`, `Product("another prompt", 0.5)` and `Correct()`, in any order; none
+            gives a plain run.
         particles: K, particles for each prompt, at least 1.
         resample: When and how to resample; None gives importance sampling.
         stochastic: What to do where copies of a particle can't separate: None replaces a

@@ -42,4 +42,4 @@ format: .venv
 	$(BIN)/ruff check --fix .
 
 bench: .venv
-	for name in overhead memory resampling; do $(BIN)/fkdiff bench $$name --quick || exit 1; done
+	for name in overhead memory resampling correctors; do $(BIN)/fkdiff bench $$name --quick || exit 1; done

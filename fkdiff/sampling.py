@@ -288,13 +288,16 @@ class _Loop:
                 f"exponents must sum to 1 where a path starts in pure noise, got {total:g}; "
                 f"add Correct(), or leave out the first level"
             )
+        return self._without_signal(x, path, pool)
+
+    def _without_signal(self, x: Tensor, path: Gaussian, pool: list[Expert]) -> Tensor:
         return torch.stack(
             [e.b * predict_x0(x, e.output, 0.0, path.sigma, self.path.prediction) for e in pool]
         ).sum(0)
 
     def _estimate(self, x: Tensor, path: Gaussian, pool: list[Expert]) -> Tensor:
         if path.alpha == 0:
-            return self._plain_estimate(x, path, pool) / sum(e.b for e in pool)
+            return self._without_signal(x, path, pool) / sum(e.b for e in pool)
         return pool_estimate(x, path, self._noises(x, path, pool))
 
 

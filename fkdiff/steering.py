@@ -18,9 +18,8 @@ from fkdiff.taps import PipelineTap, TapError
 from fkdiff.taps.arguments import Expanded, expand, seed_of
 from fkdiff.taps.families import check_family
 from fkdiff.taps.results import fields, keep_rows
-from fkdiff.terms.correctors import Correct
+from fkdiff.terms.consistency import check_pool, stated_target, tilts
 from fkdiff.terms.cost import Cost
-from fkdiff.terms.pool import PoolTerm
 from fkdiff.terms.reward import Reward, as_reward
 from fkdiff.terms.term import Term
 
@@ -46,7 +45,9 @@ def steer(
 
     Arguments:
         pipe: Any diffusers pipeline with a scheduler and a `unet` or `transformer`.
-        terms: What the samples should be, such as `Tilt(reward)`; none gives a plain run.
+        terms: What the samples should be, such as `Tilt(reward)`, `RLGuidance("adapter", 1.6)`,
+            `Anneal(1.2)`, `Product("another prompt", 0.5)` and `Correct()`, in any order; none
+            gives a plain run.
         particles: K, particles for each prompt, at least 1.
         resample: When and how to resample; None gives importance sampling.
         stochastic: What to do where copies of a particle can't separate: None replaces a
@@ -54,8 +55,8 @@ def steer(
             refuses, True always replaces.
         micro_batch: Particles per network call and decode, None for all at once.
         monitor: Rewards that are reported and never steered on.
-        select: Which particles come out: "best" (largest log-twist, the default with terms),
-            "sample" (weighted draws, the default without), or "all" (best first).
+        select: Which particles come out: "best" (largest log-twist, the default with
+            Tilts), "sample" (weighted draws, the default without), or "all" (best first).
         seed: Seed of every random stream; a generator given to the call supplies it otherwise.
 
     Returns:
@@ -78,7 +79,7 @@ def steer(
         stochastic=stochastic,
         micro_batch=micro_batch,
         monitor=tuple(as_reward(r) for r in monitor),
-        select=select or ("best" if terms else "sample"),
+        select=select or ("best" if tilts(terms) else "sample"),
         seed=seed,
     )
 
@@ -98,6 +99,7 @@ class Steered:
         select: "best", "sample" or "all".
         seed: Seed, None to take the call's generator or a fresh one.
         partial: Record of the last run, also of one that failed; None before the first step.
+        sources: Where adapters came from, by name, for the record.
     """
 
     pipe: Any
@@ -110,6 +112,7 @@ class Steered:
     select: str
     seed: int | None
     partial: Result | None = field(default=None, repr=False)
+    sources: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.particles < 1:
@@ -124,21 +127,17 @@ class Steered:
                     f"terms must be terms such as Tilt(reward), got {type(term).__name__}; "
                     f"wrap a reward: Tilt(reward, scale=2)"
                 )
-            if isinstance(term, PoolTerm | Correct):
-                raise TapError(
-                    f"{term!r} can't steer a pipeline yet, and would change nothing; give its "
-                    f"denoisers to fkdiff.sample, or leave it out"
-                )
+        check_pool(self.terms, self.stochastic)
         self._check_names()
         check_family(self.pipe)
 
     @property
     def target(self) -> str:
         """What law the weighted cloud stands for."""
-        stated = [term.target for term in self.terms] or ["law of the chain that is run"]
+        stated = stated_target(self.terms)
         if self.resample is not None and self.resample.scheme == "beam" and self.terms:
-            stated.append("heuristic: a beam keeps the best and has no law")
-        return "; ".join(stated)
+            stated += "; heuristic: a beam keeps the best and has no law"
+        return stated
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the pipeline; returns its own output type, with the cloud in `.steering`.
@@ -209,6 +208,7 @@ class Steered:
             resamples=run.resamples,
             micro_batch=self.micro_batch,
             cost=run.cost,
+            terms=self.terms,
         )
 
     @property
@@ -245,6 +245,7 @@ class Steered:
             "model": getattr(self.pipe, "name_or_path", None),
             "particles": self.particles,
             "terms": [repr(term) for term in self.terms],
+            **({"adapters": dict(self.sources)} if self.sources else {}),
             "resample": repr(self.resample),
             "stochastic": self.stochastic,
             "micro_batch": self.micro_batch,

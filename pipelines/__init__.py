@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from fkdiff.pipelines.fk_stable_diffusion import FKStableDiffusionPipeline
     from fkdiff.pipelines.fk_stable_diffusion_3 import FKStableDiffusion3Pipeline
     from fkdiff.pipelines.fk_stable_diffusion_xl import FKStableDiffusionXLPipeline
+    from fkdiff.pipelines.rlg_stable_diffusion import RLGStableDiffusionPipeline
+    from fkdiff.pipelines.rlg_stable_diffusion_3 import RLGStableDiffusion3Pipeline
+    from fkdiff.pipelines.rlg_stable_diffusion_xl import RLGStableDiffusionXLPipeline
 
 __all__ = [
     "FKDiTPipeline",
@@ -23,6 +26,9 @@ __all__ = [
     "FKStableDiffusion3Pipeline",
     "FKStableDiffusionPipeline",
     "FKStableDiffusionXLPipeline",
+    "RLGStableDiffusion3Pipeline",
+    "RLGStableDiffusionPipeline",
+    "RLGStableDiffusionXLPipeline",
 ]
 
 _HOMES = {
@@ -33,6 +39,9 @@ _HOMES = {
     "FKStableDiffusion3Pipeline": "fk_stable_diffusion_3",
     "FKStableDiffusionPipeline": "fk_stable_diffusion",
     "FKStableDiffusionXLPipeline": "fk_stable_diffusion_xl",
+    "RLGStableDiffusion3Pipeline": "rlg_stable_diffusion_3",
+    "RLGStableDiffusionPipeline": "rlg_stable_diffusion",
+    "RLGStableDiffusionXLPipeline": "rlg_stable_diffusion_xl",
 }
 
 

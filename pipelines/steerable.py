@@ -2,14 +2,14 @@
 
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from fkdiff.smc import Resample
 from fkdiff.steering import steer
 from fkdiff.terms import Term
 
-__all__ = ["steerable"]
+__all__ = ["joined_signature", "saved_as_stock", "steerable"]
 
 P = TypeVar("P", bound=type)
 
@@ -52,17 +52,24 @@ def steerable(cls: P) -> P:
         )
         return steered(*args, **kwargs)
 
-    def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> None:
-        base(**self.components).save_pretrained(*args, **kwargs)
-
     own = inspect.signature(call, follow_wrapped=False)
-    vars(call)["__signature__"] = _joined(inspect.signature(stock_call), own)
+    vars(call)["__signature__"] = joined_signature(inspect.signature(stock_call), own)
     cls.__call__ = call
-    cls.save_pretrained = functools.wraps(base.save_pretrained)(save_pretrained)
+    cls.save_pretrained = saved_as_stock(base)
     return cls
 
 
-def _joined(stock: inspect.Signature, own: inspect.Signature) -> inspect.Signature:
+def saved_as_stock(base: Any) -> Callable[..., None]:
+    """A `save_pretrained` that writes the stock class's name: the folder loads anywhere."""
+
+    @functools.wraps(base.save_pretrained)
+    def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> None:
+        base(**self.components).save_pretrained(*args, **kwargs)
+
+    return save_pretrained
+
+
+def joined_signature(stock: inspect.Signature, own: inspect.Signature) -> inspect.Signature:
     """The stock parameters followed by our keyword-only ones."""
     stated = list(stock.parameters.values())
     extra = [p for p in own.parameters.values() if p.kind is p.KEYWORD_ONLY]

@@ -25,7 +25,7 @@ MAY = {
     "steering": {"smc", "processes", "terms", "taps", "result", "run"},
     "sampling": {"smc", "processes", "terms", "result", "run"},
     "rewards": {"terms", "zoo"},
-    "zoo": {"_version"},
+    "zoo": {"_version", "processes"},
     "pipelines": CORE,
     "report": CORE | {"rewards", "zoo"},
     "bench": CORE | {"zoo", "rewards"},

@@ -18,10 +18,14 @@ BENCHES = {
     "resampling": "time of each resampling scheme over that of the package `particles`",
     "fk": "pass rates by emoji-judge: plain, best-of-n, importance sampling, FK, its controls",
     "fk_tune": "guidance, scale and window for `fk`, chosen on the prompts `tune` alone",
+    "correctors": "total variation of corrected and plain runs from quadrature, and log Z",
+    "guidance": "plain and corrected guidance on emoji: distance to real scenes, pass rates",
+    "rlg": "RL guidance over its weight on emoji: reward, pass rate, distance",
+    "compose": "tuning, RL guidance and steering together on emoji, at equal evaluations",
 }
 
 
-RESUMABLE = frozenset({"fk", "fk_tune"})
+RESUMABLE = frozenset({"correctors", "fk", "fk_tune"})
 """Benches that keep their finished runs in a file and go on from it."""
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fkdiff.commands.pool_options import pool_of, sources_of
 from fkdiff.commands.request import Request, checked, command_of, parse_window
 from fkdiff.commands.stops import Stop, failed, refused
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from fkdiff.result import Result
     from fkdiff.steering import Steered
 
-__all__ = ["draw"]
+__all__ = ["call_arguments", "draw", "load_pipeline", "load_reward_of"]
 
 
 @dataclass(frozen=True)
@@ -55,28 +56,31 @@ def _prepared(request: Request) -> _Job:
         )
     except ValueError as error:
         raise refused(f"--resample: {error}") from None
-    steering = [_reward(spec) for spec in wanted]
-    monitors = [_reward(spec) for spec in request.monitor]
-    pipe = _pipeline(request)
+    steering = [load_reward_of(spec) for spec in wanted]
+    monitors = [load_reward_of(spec) for spec in request.monitor]
+    pipe = load_pipeline(request)
+    pool = pool_of(request, pipe, lambda name: load_pipeline(replace(request, model=name)))
     try:
         steered = steer(
             pipe,
+            *pool,
             *(Tilt(r, request.scale, request.potential) for r in steering),  # pyright: ignore
             particles=request.particles,
-            resample=resample if steering else None,
+            resample=resample if steering or request.correct else None,
             micro_batch=request.micro_batch,
             monitor=monitors,
-            select=request.select if steering else "sample",
+            select=request.select if steering else "all",  # nothing ranks them: every picture
             seed=request.seed,
         )
     except (ValueError, TypeError) as error:
         raise refused(error) from None
-    call = _call_arguments(request, pipe)
+    call = call_arguments(request, pipe)
     folder = request.out or _free_folder(request.prompts[0])
     return _Job(request, pipe, steered, (*steering, *monitors), call, folder)
 
 
-def _reward(spec: str) -> Any:
+def load_reward_of(spec: str) -> Any:
+    """A reward by its words, ready to score; refused if it can't be had."""
     from fkdiff.terms.reward import RewardError, load_reward
 
     try:
@@ -88,7 +92,8 @@ def _reward(spec: str) -> Any:
     return reward
 
 
-def _pipeline(request: Request) -> Any:
+def load_pipeline(request: Request) -> Any:
+    """The request's pipeline, on its device; refused if it can't be had."""
     import torch
     from diffusers import DiffusionPipeline
     from diffusers.utils import logging as diffusers_logging
@@ -120,7 +125,7 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _call_arguments(request: Request, pipe: Any) -> dict[str, Any]:
+def call_arguments(request: Request, pipe: Any) -> dict[str, Any]:
     """The pipeline's arguments; one that it doesn't have is refused by its option's name."""
     known = inspect.signature(type(pipe).__call__).parameters
     prompts: Any = list(request.prompts)
@@ -176,6 +181,7 @@ def _steered(job: _Job) -> "Result":
     """The run itself; whatever ends it early, what was made is kept."""
     from fkdiff.terms.reward import RewardError
 
+    job.steered.sources.update(sources_of(job.request))
     try:
         return job.steered(**job.call).steering
     except RewardError as error:

@@ -20,6 +20,7 @@ def _option(panel: str, words: str, *names: str) -> Any:
 
 
 _MODEL, _STEERING, _RESAMPLING, _OUTPUT = "The model", "Steering", "Resampling", "Output"
+_POOL = "The pool of experts"
 _REWARD = (
     "A name of `fkdiff rewards`, module:attr, file.py:function, or a formula such as "
     '"emoji-clip - 0.5 * brightness"; "none" to draw without. Default with a bundled model: '
@@ -31,6 +32,19 @@ _POTENTIAL = (
 )
 _PLAIN = "Run the plain pipeline too, to compare; by default with bundled models."
 _SELECT = "What is returned: the best, a weighted sample, or all. Every picture is saved."
+_CORRECT = (
+    "Make guidance and the other experts sample the law that they state: weights by the "
+    "Feynman-Kac corrector."
+)
+_ANNEAL = "Raise the whole law to this power; above 1 sharper."
+_EXPERT = (
+    "Lean on an RL-tuned LoRA by weight W: emoji-rl, a folder or a Hub id; 1 is the tuned model. "
+    "May be repeated."
+)
+_PRODUCT = (
+    "Multiply by another expert to the power B: the folder or Hub id of a pipeline, or a prompt. "
+    "May be repeated."
+)
 _OUT = "Folder of the run, replacing an earlier one; by default runs/ and the prompt's words."
 
 
@@ -50,6 +64,14 @@ def generate(
     width: Annotated[int | None, _option(_MODEL, "Width in pixels.")] = None,
     device: Annotated[
         str | None, _option(_MODEL, "cpu, cuda, mps; by default a GPU if there is one.")
+    ] = None,
+    correct: Annotated[bool, _option(_POOL, _CORRECT, "--correct")] = Request.correct,
+    anneal: Annotated[float | None, _option(_POOL, _ANNEAL)] = None,
+    expert: Annotated[
+        list[str] | None, typer.Option(help=_EXPERT, metavar="NAME=W", rich_help_panel=_POOL)
+    ] = None,
+    product: Annotated[
+        list[str] | None, typer.Option(help=_PRODUCT, metavar="PATH=B", rich_help_panel=_POOL)
     ] = None,
     particles: Annotated[
         int, _option(_STEERING, "Pictures in the cloud, per prompt.", "--particles", "-k")
@@ -91,5 +113,6 @@ def generate(
     from fkdiff.commands.drawing import draw
 
     given["prompts"] = tuple(given.pop("prompt"))
-    given["monitor"] = tuple(given["monitor"] or ())
+    for name in ("monitor", "expert", "product"):
+        given[name] = tuple(given[name] or ())
     draw(Request(**given))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from fkdiff.commands.pool_options import check_pool_options, is_prompt, powers
 from fkdiff.commands.stops import refused
 
 __all__ = ["POTENTIALS", "SELECTS", "Request", "checked", "command_of", "parse_window"]
@@ -49,6 +50,15 @@ class Request:
     height: int | None = None
     width: int | None = None
     device: str | None = None
+    correct: bool = False
+    anneal: float | None = None
+    expert: tuple[str, ...] = ()
+    product: tuple[str, ...] = ()
+
+    @property
+    def pooled(self) -> bool:
+        """Whether anything but guidance is in the pool of experts, or it is corrected."""
+        return bool(self.correct or self.anneal is not None or self.expert or self.product)
 
     @property
     def bundled(self) -> bool:
@@ -75,6 +85,7 @@ def checked(request: Request) -> Request:
         Stop: With code 2, if it can't be met; nothing has been written.
     """
     _check_numbers(request)
+    check_pool_options(request)
     _check_model(request)
     for prompt in request.prompts:
         if not prompt.strip():
@@ -194,7 +205,8 @@ def _with_defaults(request: Request) -> Request:
 def _check_words(request: Request) -> None:
     from fkdiff import zoo
 
-    for text in (*request.prompts, request.negative_prompt or ""):
+    products = [name for name in powers("--product", request.product) if is_prompt(name)]
+    for text in (*request.prompts, request.negative_prompt or "", *products):
         try:
             zoo.check_prompt(text, request.model)
         except ValueError as error:

@@ -30,7 +30,8 @@ def course_svg(result: "Result", prompt: int) -> str:
         prompt: Which of its prompts.
     """
     names = _traced(result, prompt)
-    heights = [1.6] * len(names) + [1.2, _lineage_height(result)]
+    corrected = any(entry.variance is not None for entry in result.trace)
+    heights = [1.6] * len(names) + [0.9] * corrected + [1.2, _lineage_height(result)]
     tall = sum(heights) + _GAP * len(heights) + _FOOT
     # Placed by hand: constrained layout takes longer and isn't the same to the last bit each time.
     place = {"left": 0.05, "right": 0.895, "bottom": _FOOT / tall, "top": 1 - _GAP / tall}
@@ -40,6 +41,8 @@ def course_svg(result: "Result", prompt: int) -> str:
     axes: list[Axes] = list(panels[:, 0])
     for axis, name in zip(axes, names, strict=False):
         _draw_reward(axis, result, prompt, name)
+    if corrected:
+        _draw_variance(axes[-3], result, prompt)
     _draw_ess(axes[-2], result, prompt)
     draw_lineage(axes[-1], result, prompt)
     for axis in axes:
@@ -84,6 +87,15 @@ def _draw_reward(axis: "Axes", result: "Result", prompt: int, name: str) -> None
         axis.text(
             1.01, y, word, color=COLOURS[colour], transform=axis.transAxes, va="top", fontsize=9
         )
+
+
+def _draw_variance(axis: "Axes", result: "Result", prompt: int) -> None:
+    """Spread of what the corrector added at each transition: what costs effective samples."""
+    kept = [entry for entry in result.trace if entry.variance is not None]
+    steps = [entry.index + 1 for entry in kept]
+    values = [float(v[prompt]) for v in (entry.variance for entry in kept) if v is not None]
+    axis.bar(steps, values, width=0.8, color=COLOURS["one"])
+    _label(axis, f"variance of the log-weights' increments (corrector), {sum(values):.3g} in all")
 
 
 def _draw_ess(axis: "Axes", result: "Result", prompt: int) -> None:

@@ -70,6 +70,9 @@ def tensors(result: "Result") -> "dict[str, Tensor]":
     if result.trace:
         found["trace.ess"] = torch.stack([entry.ess for entry in result.trace])
         found["trace.resampled"] = torch.stack([entry.resampled for entry in result.trace])
+    spreads = [entry.variance for entry in result.trace if entry.variance is not None]
+    if spreads:
+        found["trace.variance"] = torch.stack(spreads)
     for entry in result.trace:
         for name, values in entry.rewards.items():
             found[f"trace.{entry.index:04d}.rewards.{name}"] = values

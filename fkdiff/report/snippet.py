@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["brief", "call_of", "model_name", "python_of"]
 
 _WIDTH = 88
+_WEIGHTLESS = ("Anneal(", "Correct(", "Product(", "RLGuidance(")  # they rank no particles
 _COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
 
 
@@ -23,6 +24,7 @@ def python_of(result: "Result", folder: str | Path) -> str:
     settings = result.settings
     body = [
         f"pipe = DiffusionPipeline.from_pretrained({_model_code(settings)})",
+        *_adapter_code(settings),
         _steer_code(result),
         _call("out = steered", _call_arguments(result)),
         f"out.steering.save({str(folder)!r})",
@@ -66,6 +68,32 @@ def _model_code(settings: Mapping[str, Any]) -> str:
     return f"zoo.path({model!r})" if bundled else repr(model or "path or Hub id of the pipeline")
 
 
+def _adapter_code(settings: Mapping[str, Any]) -> list[str]:
+    """Lines that load the LoRA adapters which RL guidance names."""
+    from fkdiff import zoo
+
+    lines = []
+    for name in _adapters(settings):
+        source = settings.get("adapters", {}).get(name, name)
+        where = f"zoo.path({name!r})" if source in zoo.adapters() else repr(source)
+        lines.append(f"pipe.load_lora_weights({where}, adapter_name={name!r})")
+    return lines
+
+
+def _adapters(settings: Mapping[str, Any]) -> list[str]:
+    found: list[Any] = []
+    for term in settings.get("terms", ()):
+        try:
+            call = ast.parse(term, mode="eval").body
+        except SyntaxError:
+            continue
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "RLGuidance":
+            tuned = next((k.value for k in call.keywords if k.arg == "tuned"), None)
+            names = tuned.keys if isinstance(tuned, ast.Dict) else [tuned]
+            found += [n.value for n in names if isinstance(n, ast.Constant)]
+    return [name for name in found if isinstance(name, str)]
+
+
 def _steer_code(result: "Result") -> str:
     settings = result.settings
     parts = ["pipe", *(brief(term) for term in settings.get("terms", ()))]
@@ -79,7 +107,8 @@ def _steer_code(result: "Result") -> str:
     if settings.get("monitor"):
         rewards = ", ".join(f"load_reward({name!r})" for name in settings["monitor"])
         parts.append(f"monitor=[{rewards}]")
-    if settings.get("select") != ("best" if settings.get("terms") else "sample"):
+    ranks = any(not term.startswith(_WEIGHTLESS) for term in settings.get("terms", ()))
+    if settings.get("select") != ("best" if ranks else "sample"):
         parts.append(f"select={settings.get('select', 'best')!r}")
     return _call("steered = steer", [*parts, f"seed={result.seed}"])
 

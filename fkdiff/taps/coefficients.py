@@ -5,13 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fkdiff.processes import PREDICTIONS, predict_x0
+from fkdiff.processes import PREDICTIONS, output_to_epsilon, predict_x0
 
 __all__ = [
     "TapError",
     "as_predicted",
     "coefficients",
     "estimate_x0",
+    "noise_of",
+    "output_of",
     "prediction_type",
     "separates_copies",
 ]
@@ -153,3 +155,30 @@ def separates_copies(scheduler: Any, arguments: dict[str, Any]) -> bool:
     dead_churn = "FlowMatch" in type(scheduler).__name__  # accepts s_churn and ignores it
     churn = 0 if dead_churn else arguments.get("s_churn") or 0
     return (arguments.get("eta") or 0) > 0 or churn > 0
+
+
+def noise_of(
+    scheduler: Any, index: int | None, pair: tuple[float, float], x: Tensor, output: Tensor
+) -> Tensor:
+    r"""Noise estimate $\hat\epsilon$ from a prediction, finite also in pure noise.
+
+    Arguments:
+        scheduler: The scheduler.
+        index: Its step index when the output was given to it, None if it keeps none.
+        pair: (alpha, sigma) at that time.
+        x: State, shape (N, *).
+        output: Prediction with the sign of its type, same shape.
+    """
+    if hasattr(scheduler, "precondition_outputs"):
+        estimate = scheduler.precondition_outputs(x, output, scheduler.sigmas[index])
+        return (x - pair[0] * estimate) / pair[1]
+    return output_to_epsilon(x, output, *pair, prediction_type(scheduler))
+
+
+def output_of(
+    scheduler: Any, index: int | None, pair: tuple[float, float], x: Tensor, noise: Tensor
+) -> Tensor:
+    """The prediction that a noise estimate stands for: the inverse of `noise_of`, affine too."""
+    zeros, one = torch.zeros_like(x), torch.ones(1, dtype=x.dtype, device=x.device)
+    gain = noise_of(scheduler, index, pair, 0 * one, one)
+    return (noise - noise_of(scheduler, index, pair, x, zeros)) / gain

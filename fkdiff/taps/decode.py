@@ -8,7 +8,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -22,6 +22,7 @@ from fkdiff.taps.coefficients import TapError
 from fkdiff.taps.conditioning import PREPARING
 from fkdiff.taps.denoiser import DENOISERS, calling
 from fkdiff.taps.results import first_field
+from fkdiff.taps.shadowing import shadow_of
 
 __all__ = ["DECODERS", "Decoder", "decoder_for", "memoised_decode", "null_run", "yields"]
 
@@ -295,15 +296,9 @@ def null_run(pipe: Any, scheduler: Any, arguments: Call, template: Any, z: Tenso
         that return arrays all the same (DiT, DDPM) with channels moved first, waveforms of those
         that drop the channels (AudioLDM2) with one channel.
     """
-    shadow = copy.copy(pipe)
-    shadow.__dict__ = dict(vars(pipe))
     fixed = copy.deepcopy(scheduler)
     fixed.__class__ = _returning(type(scheduler), z)
-    vars(shadow).update(
-        scheduler=fixed, maybe_free_model_hooks=lambda: None, progress_bar=_no_progress
-    )
-    for name in PREPARING:  # watched by the run, bound to its pipeline
-        vars(shadow).pop(name, None)
+    shadow = shadow_of(pipe, fixed, without=PREPARING)  # watched by the run, bound to its pipeline
     with ExitStack() as stack:
         for name in DENOISERS:
             module = getattr(pipe, name, None)
@@ -314,10 +309,6 @@ def null_run(pipe: Any, scheduler: Any, arguments: Call, template: Any, z: Tenso
     if samples.ndim == 2:
         return samples[:, None]
     return samples if isinstance(out, Tensor) or samples.ndim < 4 else samples.movedim(-1, -3)
-
-
-def _no_progress(iterable: Any = None, total: int | None = None) -> Any:
-    return nullcontext(SimpleNamespace(update=lambda n=1: None)) if iterable is None else iterable
 
 
 def _returning(base: type, z: Tensor) -> type:

@@ -1,9 +1,11 @@
 """The denoiser tap: reads network outputs, micro-batches, splits a guided pair into experts."""
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,7 +14,19 @@ from fkdiff.taps.coefficients import TapError
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.step import Expert
 
-__all__ = ["DENOISERS", "calling", "chunked", "split_guidance", "tapped_denoiser"]
+__all__ = [
+    "DENOISERS",
+    "Guidance",
+    "NetworkCall",
+    "batch_of",
+    "calling",
+    "chunked",
+    "halves_of",
+    "read_guidance",
+    "sliced",
+    "split_guidance",
+    "tapped_denoiser",
+]
 
 DENOISERS = ("unet", "transformer", "transformer_2")
 
@@ -23,13 +37,38 @@ _SHARED = frozenset({"img_ids", "txt_ids", "image_rotary_emb", "rotary_emb", "gu
 _LISTED = frozenset({"x", "cap_feats"})
 
 
+@dataclass(frozen=True)
+class NetworkCall:
+    """One call of a network by its pipeline.
+
+    Arguments:
+        name: Where the pipeline holds it: "unet", "transformer", ...
+        network: The network.
+        bound: Arguments of the call.
+        evaluate: Evaluates arguments, in the network or another one, in micro-batches and counted.
+    """
+
+    name: str
+    network: torch.nn.Module
+    bound: inspect.BoundArguments
+    evaluate: Callable[..., Any]
+
+    @property
+    def batch(self) -> int:
+        """Rows of the call."""
+        return batch_of(self.bound)
+
+
+OnCall: TypeAlias = Callable[[NetworkCall], Any]
+
+
 @contextmanager
 def tapped_denoiser(
     pipe: Any,
     rows: int,
     micro_batch: int | None,
     cost: Cost,
-    on_output: Callable[[Any], None],
+    on_call: "OnCall",
 ) -> Iterator[None]:
     """Watch and micro-batch the pipeline's networks while the block lasts.
 
@@ -41,39 +80,40 @@ def tapped_denoiser(
         rows: N, the number of particles in all.
         micro_batch: Particles per network call, None for all at once.
         cost: Counts rows and seconds.
-        on_output: Gets what each call returned.
+        on_call: Answers each call; it may evaluate the network once, several times, or others.
     """
     with ExitStack() as stack:
         for name in DENOISERS:
             module = getattr(pipe, name, None)
             if isinstance(module, torch.nn.Module):
-                stack.enter_context(_tapped(module, rows, micro_batch, cost, on_output))
+                stack.enter_context(_tapped(name, module, rows, micro_batch, cost, on_call))
         yield
 
 
 @contextmanager
 def _tapped(
+    name: str,
     module: torch.nn.Module,
     rows: int,
     micro_batch: int | None,
     cost: Cost,
-    on_output: Callable[[Any], None],
+    on_call: "OnCall",
 ) -> Iterator[None]:
     base = type(module)
     signature = inspect.signature(getattr(module, "_orig_mod", module).forward)
 
-    def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
-        batch = len(_first_tensor(bound.arguments))
+    def evaluate(bound: inspect.BoundArguments, other: torch.nn.Module | None = None) -> Any:
+        network = other or functools.partial(base.__call__, module)
+        batch = batch_of(bound)
         with cost.time("denoise"):
             size = batch if micro_batch is None else micro_batch * max(1, batch // rows)
-            if size >= batch:
-                out = base.__call__(self, *args, **kwargs)
-            else:
-                out = chunked(lambda *a, **k: base.__call__(self, *a, **k), bound, batch, size)
+            whole = size >= batch
+            out = network(*bound.args, **bound.kwargs) if whole else chunked(network, bound, size)
         cost.denoiser_evaluations += batch
-        on_output(out)
         return out
+
+    def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return on_call(NetworkCall(name, module, signature.bind(*args, **kwargs), evaluate))
 
     with calling(module, call):
         yield
@@ -92,39 +132,48 @@ def calling(module: torch.nn.Module, call: Callable[..., Any]) -> Iterator[None]
         module.__class__ = base
 
 
-def _first_tensor(arguments: dict[str, Any]) -> Tensor:
-    for value in arguments.values():
+def batch_of(bound: inspect.BoundArguments) -> int:
+    """Leading axis of a call's first tensor.
+
+    Raises:
+        TapError: If it has none.
+    """
+    for value in bound.arguments.values():
         if isinstance(value, Tensor) and value.ndim > 0:
-            return value
+            return len(value)
     raise TapError("the denoiser was called without a tensor; it can't be steered")
 
 
-def chunked(call: Callable[..., Any], bound: inspect.BoundArguments, batch: int, size: int) -> Any:
-    """Call with slices of every batch-leading argument and join the outputs.
+def sliced(
+    bound: inspect.BoundArguments, batch: int, start: int, size: int
+) -> inspect.BoundArguments:
+    """Rows `start` to `start + size` of every batch-leading argument.
 
     Arguments:
-        call: The network.
-        bound: Its bound arguments.
-        batch: Rows in all.
-        size: Rows per call.
+        bound: Bound arguments of a network.
+        batch: Their rows in all.
+        start: First row.
+        size: Number of rows.
     """
 
-    def cut(value: Any, start: int, name: str = "") -> Any:
+    def cut(value: Any, name: str = "") -> Any:
         leading = isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch
         if leading or (name in _LISTED and isinstance(value, list)):
             return value[start : start + size]
         if isinstance(value, dict):
-            return {k: v if k in _SHARED else cut(v, start, k) for k, v in value.items()}
+            return {k: v if k in _SHARED else cut(v, k) for k, v in value.items()}
         if isinstance(value, list | tuple):
-            return type(value)(cut(v, start) for v in value)
+            return type(value)(cut(v) for v in value)
         return value
 
-    outputs = []
-    for start in range(0, batch, size):
-        part = cut(dict(bound.arguments), start)
-        piece = inspect.BoundArguments(bound.signature, part)  # pyright: ignore[reportArgumentType]
-        outputs.append(call(*piece.args, **piece.kwargs))
-    return _joined(outputs)
+    return inspect.BoundArguments(bound.signature, cut(dict(bound.arguments)))
+
+
+def chunked(call: Callable[..., Any], bound: inspect.BoundArguments, size: int) -> Any:
+    """Call with `size` rows at a time and join the outputs."""
+    batch = batch_of(bound)
+    parts = [sliced(bound, batch, start, size) for start in range(0, batch, size)]
+    return _joined([call(*part.args, **part.kwargs) for part in parts])
 
 
 def _joined(outputs: list[Any]) -> Any:
@@ -141,8 +190,46 @@ def _joined(outputs: list[Any]) -> Any:
     return first
 
 
-def split_guidance(outputs: list[Tensor], mixed: Tensor, rows: int) -> tuple[Expert, ...]:
-    r"""Conditional and unconditional experts behind a guided output, verified by a fit.
+@dataclass(frozen=True)
+class Guidance:
+    r"""How a pipeline mixes its network's outputs: sign * (uncond + g (cond - uncond)).
+
+    Arguments:
+        halves: Predictions a particle, 1 or 2.
+        cond: Which of them is the conditional one.
+        g: Guidance scale; 1 where there is one prediction.
+        sign: -1 where the pipeline turns the sign of what the network predicts.
+    """
+
+    halves: int
+    cond: int
+    g: float
+    sign: int
+
+    def branch(self, outputs: list[Tensor], like: Tensor, branch: str) -> Tensor:
+        """The "cond" or "uncond" prediction among a network's outputs, as the scheduler's."""
+        found = halves_of(outputs, like)
+        return self.sign * found[self.cond if branch == "cond" else 1 - self.cond]
+
+    def experts(self, outputs: list[Tensor], like: Tensor) -> tuple[Expert, ...]:
+        """The outputs with their exponents."""
+        cond = Expert("cond", self.g, self.branch(outputs, like, "cond"))
+        if self.halves == 1:
+            return (cond,)
+        return Expert("uncond", 1 - self.g, self.branch(outputs, like, "uncond")), cond
+
+
+def halves_of(outputs: list[Tensor], like: Tensor) -> list[Tensor]:
+    """Predictions of a step, each shaped like `like` (rows, *), learned variances dropped."""
+    return [
+        half[:, : like.shape[1]].reshape(like.shape)
+        for out in outputs
+        for half in out.split(len(like))
+    ]
+
+
+def read_guidance(outputs: list[Tensor], mixed: Tensor) -> Guidance:
+    r"""How outputs were mixed, found by a fit.
 
     Solves $\pm m = h_2 + a (h_1 - h_2)$ by least squares, as some pipelines turn the sign of what
     the network predicts; the half with the coefficient above 1 is the conditional one (the second
@@ -151,15 +238,11 @@ def split_guidance(outputs: list[Tensor], mixed: Tensor, rows: int) -> tuple[Exp
     Arguments:
         outputs: What the networks returned during the step, (rows, *) or (2 * rows, *) each.
         mixed: What the pipeline gave to the scheduler, shape (rows, *).
-        rows: N.
 
     Raises:
         TapError: If the mixture isn't linear in two halves (guidance rescale, APG, PAG, ...).
     """
-    mixed = mixed[:rows]
-    halves = [
-        h[:, : mixed.shape[1]].reshape(mixed.shape) for out in outputs for h in out.split(rows)
-    ]
+    halves = halves_of(outputs, mixed)
     if len(halves) not in (1, 2):
         raise TapError(f"expected one or two predictions a particle, got {len(halves)}")
     first, second = halves[0], halves[-1]
@@ -170,11 +253,14 @@ def split_guidance(outputs: list[Tensor], mixed: Tensor, rows: int) -> tuple[Exp
             f"the guided prediction isn't a linear mixture of the network's outputs (residual "
             f"{residual:.1e}); turn off guidance_rescale, PAG or other modified guidance"
         )
-    first, second = sign * first, sign * second
     if a is None:
-        return (Expert("cond", 1.0, first),)
-    cond, uncond, w = (first, second, a) if a > 1 else (second, first, 1 - a)
-    return Expert("uncond", 1 - w, uncond), Expert("cond", w, cond)
+        return Guidance(1, 0, 1.0, sign)
+    return Guidance(2, 0, a, sign) if a > 1 else Guidance(2, 1, 1 - a, sign)
+
+
+def split_guidance(outputs: list[Tensor], mixed: Tensor, rows: int) -> tuple[Expert, ...]:
+    """Conditional and unconditional experts behind a guided output; see `read_guidance`."""
+    return read_guidance(outputs, mixed[:rows]).experts(outputs, mixed[:rows])
 
 
 def _fit(first: Tensor, second: Tensor, mixed: Tensor) -> tuple[float, float | None]:

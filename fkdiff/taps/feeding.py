@@ -6,9 +6,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from fkdiff.taps.denoiser import calling, chunked
+from fkdiff.taps.denoiser import batch_of, calling, chunked
 
 __all__ = ["chunked_feeding"]
 
@@ -33,12 +32,11 @@ def chunked_feeding(pipe: Any, rows: int, micro_batch: int | None) -> Iterator[N
 
     def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
-        tensors = (v for v in bound.arguments.values() if isinstance(v, Tensor) and v.ndim)
-        batch = len(next(tensors))
+        batch = batch_of(bound)
         size = micro_batch * max(1, batch // rows)
         if size >= batch:
             return base.__call__(self, *args, **kwargs)
-        return chunked(lambda *a, **k: _levels(base.__call__(self, *a, **k)), bound, batch, size)
+        return chunked(lambda *a, **k: _levels(base.__call__(self, *a, **k)), bound, size)
 
     with calling(module, call):
         yield

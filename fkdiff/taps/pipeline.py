@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,38 +14,22 @@ from fkdiff.taps.arguments import Expanded
 from fkdiff.taps.coefficients import TapError, as_predicted, estimate_x0, separates_copies
 from fkdiff.taps.conditioning import Conditioning, kept_conditioning
 from fkdiff.taps.decode import decoder_for, memoised_decode, null_run, yields
-from fkdiff.taps.denoiser import split_guidance, tapped_denoiser
+from fkdiff.taps.denoiser import NetworkCall, split_guidance, tapped_denoiser
+from fkdiff.taps.engine import Engine
+from fkdiff.taps.experts import TappedPool
 from fkdiff.taps.families import predictions
 from fkdiff.taps.feeding import chunked_feeding
+from fkdiff.taps.pool_moves import PoolMoves, opened_moves
+from fkdiff.taps.pool_step import PoolStep
 from fkdiff.taps.scheduler import Call, permute_history, tapped_scheduler
 from fkdiff.taps.shadowing import own_ranking_off, watched_progress
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.step import Expert, Step
+from fkdiff.terms.term import Term
 
 __all__ = ["Engine", "PipelineTap", "TapError"]
 
 _logger = logging.getLogger(__name__)
-
-
-class Engine(Protocol):
-    """Whoever weighs and resamples; called once per transition."""
-
-    @property
-    def log_w(self) -> Tensor:
-        """Carried log-weights, shape (P, K), float64."""
-        ...
-
-    def transition(self, step: Step) -> Tensor | None:
-        """Reweight and resample; returns the rows to continue, None where none moved."""
-        ...
-
-    def may_resample(self, index: int, total: int) -> bool:
-        """Whether resampling could fire at this transition."""
-        ...
-
-    def status(self) -> dict[str, str]:
-        """What to show beside the progress bar."""
-        ...
 
 
 Pair: TypeAlias = tuple[float, float]
@@ -58,6 +42,7 @@ class _Opening:
     call: Call
     kernel: Kernel | None
     outputs: list[Tensor]
+    pool: PoolStep | None
 
 
 @dataclass
@@ -75,6 +60,7 @@ class PipelineTap:
         resamples: Whether resampling can fire at all.
         micro_batch: Particles per network call, decode and reward, None for all.
         cost: Counts what is spent.
+        terms: Terms, of which those that edit or correct the pool concern the tap.
     """
 
     pipe: Any
@@ -86,6 +72,7 @@ class PipelineTap:
     resamples: bool
     micro_batch: int | None
     cost: Cost
+    terms: Sequence[Term] = ()
     replaced: str | None = None
     bar: Any = None
     _scheduler: Any = None
@@ -99,15 +86,25 @@ class PipelineTap:
     _memo: dict[str, bool] = field(default_factory=dict)
     _kept: Conditioning = field(default_factory=lambda: Conditioning(1))
     _seeds: list[int] = field(default_factory=list)
+    _pool: PoolMoves | None = None
+    _correction: Tensor | None = None
 
     def __call__(self) -> Any:
         """Make the call; returns the pipeline's own output for all rows."""
         with ExitStack() as stack:
             self._scheduler = self.pipe.scheduler
-            stack.enter_context(tapped_scheduler(self.pipe, self.generators, self._on_step))
+            self._seeds = [g.initial_seed() for g in self.generators]
             rows = len(self.generators)
+            pool = TappedPool(
+                self.pipe, self.terms, self.expanded, self._seeds, self.micro_batch, self.cost
+            )
+            self._pool = stack.enter_context(opened_moves(pool))
+            before = None if self._pool is None else self._pool.before
             stack.enter_context(
-                tapped_denoiser(self.pipe, rows, self.micro_batch, self.cost, self._on_output)
+                tapped_scheduler(self.pipe, self.generators, self._on_step, before)
+            )
+            stack.enter_context(
+                tapped_denoiser(self.pipe, rows, self.micro_batch, self.cost, self._on_call)
             )
             self._memo = stack.enter_context(
                 memoised_decode(self.pipe, self.micro_batch, self._count_decodes)
@@ -116,7 +113,6 @@ class PipelineTap:
             stack.enter_context(watched_progress(self.pipe, self._on_bar))
             stack.enter_context(own_ranking_off(self.pipe))
             self._kept = stack.enter_context(kept_conditioning(self.pipe, rows))
-            self._seeds = [g.initial_seed() for g in self.generators]
             return self.pipe(**self.expanded.arguments, generator=list(self.generators))
 
     @property
@@ -163,22 +159,23 @@ class PipelineTap:
     def _count_decodes(self, rows: int) -> None:
         self.cost.decodes += rows
 
-    def _on_output(self, output: Any) -> None:
-        if not self._watching:
-            return
+    def _on_call(self, call: NetworkCall) -> Any:
+        if not self._watching or (self._pool is not None and self._pool.pool.aside):
+            return call.evaluate(call.bound)
+        output = call.evaluate(call.bound) if self._pool is None else self._pool.pool.answer(call)
         self._template = output
         rows = output[0]
         self._outputs.append(torch.stack(rows) if isinstance(rows, list) else rows)
+        return output
 
     def _on_bar(self, bar: Any) -> None:
         self.bar = bar
 
     def _on_step(self, call: Call) -> None:
         rows = len(self.generators)
-        if self._replace is None:
-            self._replace = self._decide(call)
-        kernel = self._replaced_step(call, rows) if self._replace else None
-        self._openings.append(_Opening(call, kernel, self._outputs))
+        kernel = self._kernel(call, rows)
+        flat = None if self._pool is None else self._pool.flat
+        self._openings.append(_Opening(call, kernel, self._outputs, flat))
         self._outputs = []
         if not call.moved:
             return
@@ -187,15 +184,38 @@ class PipelineTap:
             x = call.output["prev_sample"]
             call.output["prev_sample"] = self._kept.blend(x)
         step = self._step(call, rows, self._openings[0])
-        self._openings = []
+        self._openings, self._correction = [], None
         with self._aside():
             chosen = self.engine.transition(step)
         if self.bar is not None:
             self.bar.set_postfix(self.engine.status(), refresh=False)
         self._moves += 1
+        if self._pool is not None:
+            self._pool.pool.progress = self._moves / step.total
         self._parents = chosen
         if chosen is not None:
             self._permute(call, chosen, rows)
+
+    def _kernel(self, call: Call, rows: int) -> Kernel | None:
+        """Make the project's own step where it replaces the scheduler's."""
+        if self._pool is not None and self._pool.corrector is not None:
+            return self._corrected_step(call, rows, self._pool)
+        if self._replace is None:
+            self._replace = self._decide(call)
+        return self._replaced_step(call, rows) if self._replace else None
+
+    def _corrected_step(self, call: Call, rows: int, pool: PoolMoves) -> Kernel:
+        path = _path(call.pair, call.next_pair)
+        assert path is not None
+        if call.position == 0:
+            pool.check_start(call, masked=bool(self._kept.prepared.get("prepare_mask_latents")))
+            name = type(call.scheduler).__name__
+            self.replaced = f"{name}'s step replaced by the corrector's SDE step"
+            _logger.info(self.replaced)
+        move = pool.corrected(call, path)
+        self._correction = move.d if self._correction is None else self._correction + move.d
+        self._return(call, move.kernel, rows)
+        return move.kernel
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
@@ -213,12 +233,14 @@ class PipelineTap:
             self._watching = True
 
     def _step(self, call: Call, rows: int, opening: _Opening) -> Step:
-        total = _transitions(call)
+        total, correction = _transitions(call), self._correction
         context: Mapping[str, list[str]] = {
             "prompts": [p for p in self.expanded.prompts for _ in range(self.particles)]
         }
 
         def pool() -> tuple[Expert, ...]:
+            if opening.pool is not None:
+                return tuple(opening.pool.experts)
             first = opening.call
             mixed = as_predicted(first.scheduler, first.arguments["model_output"])
             sigma = first.pair[1] if first.pair else 0.0
@@ -238,10 +260,15 @@ class PipelineTap:
             may_resample=self.engine.may_resample(self._moves, total),
             parents=torch.arange(rows) if self._parents is None else self._parents,
             source=self,
-            estimate=lambda: self._kept.blend(_x0(call, rows)),
+            estimate=lambda: self._estimate(call, rows),
             pool=pool,
             kernel=opening.kernel,
+            correction=None if correction is None else correction.reshape(self.engine.log_w.shape),
         )
+
+    def _estimate(self, call: Call, rows: int) -> Tensor:
+        own = None if self._pool is None else self._pool.estimate()
+        return self._kept.blend(_x0(call, rows) if own is None else own)
 
     def _decide(self, call: Call) -> bool:
         """Whether the project's own SDE step runs; copies must get different futures."""
@@ -272,10 +299,13 @@ class PipelineTap:
         if path is None:
             raise TapError(f"{type(call.scheduler).__name__} tells no noise level; set another")
         kernel = sde_step(call.sample[:rows], _x0(call, rows), path)
-        x_next = kernel.sample(self.generators).to(call.sample.dtype)
-        copies = len(call.sample) // rows
-        call.output["prev_sample"] = torch.cat([x_next] * copies)
+        self._return(call, kernel, rows)
         return kernel
+
+    def _return(self, call: Call, kernel: Kernel, rows: int) -> None:
+        """Let the scheduler return a draw from the kernel."""
+        x_next = kernel.sample(self.generators).to(call.sample.dtype)
+        call.output["prev_sample"] = torch.cat([x_next] * (len(call.sample) // rows))
 
     def _permute(self, call: Call, chosen: Tensor, rows: int) -> None:
         """Continue `chosen` rows in what the scheduler returned and in what it remembers."""

@@ -11,14 +11,14 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from fkdiff.taps.coefficients import coefficients
 
-__all__ = ["Call", "permute_history", "tapped_scheduler"]
+__all__ = ["Call", "permute_history", "position_of", "tapped_scheduler"]
 
 
 @dataclass
@@ -58,9 +58,15 @@ class Call:
         return self.position == self.calls - 1
 
 
+Before: TypeAlias = Callable[[Any, dict[str, Any], tuple[float, float] | None], None]
+
+
 @contextmanager
 def tapped_scheduler(
-    pipe: Any, generators: Sequence[torch.Generator], on_step: Callable[[Call], None]
+    pipe: Any,
+    generators: Sequence[torch.Generator],
+    on_step: Callable[[Call], None],
+    before: Before | None = None,
 ) -> Iterator[Any]:
     """Call `on_step` after each scheduler step of `pipe`; it may edit `Call.output`.
 
@@ -69,6 +75,7 @@ def tapped_scheduler(
         generators: One for each row; given to steps whose pipeline passes none, so that no noise
             comes from the global random state.
         on_step: Gets the call; edits `output` in place.
+        before: May edit the step's arguments in place, before the scheduler takes them.
     """
     original = pipe.scheduler
     scheduler = copy.deepcopy(original)
@@ -87,6 +94,8 @@ def tapped_scheduler(
         if state["position"] == 0:
             state["offset"] = _first(self.timesteps, t)
         pair = coefficients(self, t)
+        if before is not None:
+            before(self, a, pair)
         raw = base.step(*bound.args, **bound.kwargs)
         position, calls = state["position"], _steps(self) - state["offset"]
         state["position"] += 1
@@ -112,6 +121,14 @@ def tapped_scheduler(
         yield scheduler
     finally:
         pipe.scheduler = original
+
+
+def position_of(scheduler: Any, timestep: Any) -> int | None:
+    """Step index before a step, also before the first; None for schedulers that keep none."""
+    if not hasattr(scheduler, "step_index"):
+        return None
+    index = scheduler.step_index
+    return _first(scheduler.timesteps, timestep) if index is None else index
 
 
 def _inject(arguments: dict[str, Any], generators: Sequence[torch.Generator]) -> None:

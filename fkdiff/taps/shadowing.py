@@ -1,10 +1,12 @@
 """Methods of one pipeline that are shadowed while a run lasts; its class is never touched."""
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
-__all__ = ["own_ranking_off", "shadowed", "watched_progress"]
+__all__ = ["own_ranking_off", "shadowed", "shadow_of", "watched_progress"]
 
 
 @contextmanager
@@ -35,6 +37,26 @@ def watched_progress(pipe: Any, on_bar: Callable[[Any], None]) -> Iterator[None]
 
     with shadowed(pipe, {"progress_bar": progress_bar}):
         yield
+
+
+def shadow_of(pipe: Any, scheduler: Any, without: Iterable[str] = ()) -> Any:
+    """A copy of the pipeline that may be called while the pipeline itself is in a run.
+
+    Arguments:
+        pipe: The pipeline; its networks are shared.
+        scheduler: The copy's scheduler.
+        without: Shadowed methods that the copy doesn't take along.
+    """
+    shadow = copy.copy(pipe)
+    shadow.__dict__ = {name: value for name, value in vars(pipe).items() if name not in without}
+    vars(shadow).update(
+        scheduler=scheduler, maybe_free_model_hooks=lambda: None, progress_bar=_no_progress
+    )
+    return shadow
+
+
+def _no_progress(iterable: Any = None, total: int | None = None) -> Any:
+    return nullcontext(SimpleNamespace(update=lambda n=1: None)) if iterable is None else iterable
 
 
 def own_ranking_off(pipe: Any) -> Any:

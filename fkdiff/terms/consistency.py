@@ -53,7 +53,8 @@ def stated_target(terms: Sequence[Term]) -> str:
     rest = [term.target for term in terms if not isinstance(term, Weightless)]
     edits = "CFG, " + ", ".join(term.target for term in pool) if pool else "CFG"
     if corrector is not None:
-        return "; ".join([f"{corrector.target} (pool: {edits})", *rest])
+        factors = [target.removeprefix("law of the chain ") for target in rest]
+        return "; ".join([f"{corrector.target} (pool: {edits})", *factors])
     if pool:
         return "; ".join([f"heuristic: uncorrected pool ({edits})", *rest])
     return "; ".join(rest) or "law of the chain that is run"

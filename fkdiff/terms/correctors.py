@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fkdiff.processes import Gaussian, Kernel
-from fkdiff.terms.pool import Evaluate, PoolTerm, Source, label
+from fkdiff.terms.pool import Evaluate, PoolTerm, Source, label, source_code
 from fkdiff.terms.step import Expert
 from fkdiff.terms.term import Weightless
 
@@ -80,9 +80,9 @@ class Product(PoolTerm):
     keeps the sum of the exponents, so that b acts as the guidance of a second prompt.
 
     Arguments:
-        other: A prompt, a network called as the pipeline's own, any callable
-            (x, alpha, sigma) -> prediction of the pipeline's type, or the name of a denoiser that
-            `sample` was given.
+        other: A prompt, a network called as the pipeline's own, a pipeline of the same kind (asked
+            with its own text encoder), any callable (x, alpha, sigma) -> prediction of the
+            pipeline's type, or the name of a denoiser that `sample` was given.
         b: Exponent, finite, constant in time.
         against: Expert of the pool to divide by, such as "uncond"; None for no division.
 
@@ -107,8 +107,7 @@ class Product(PoolTerm):
 
     def __repr__(self) -> str:
         against = "" if self.against is None else f", against={self.against!r}"
-        shown = repr(self.other) if isinstance(self.other, str) else label(self.other)
-        return f"Product(other={shown}, b={self.b!r}{against})"
+        return f"Product(other={source_code(self.other)}, b={self.b!r}{against})"
 
     @property
     def target(self) -> str:

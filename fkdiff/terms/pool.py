@@ -5,6 +5,7 @@ pipeline brings), `RLGuidance`, `Product`, `Anneal`, whatever the order of the a
 """
 
 from collections.abc import Callable, Iterable
+from pathlib import PurePath
 from typing import Any, ClassVar, TypeAlias
 
 from torch import Tensor
@@ -12,7 +13,16 @@ from torch import Tensor
 from fkdiff.terms.step import Expert
 from fkdiff.terms.term import Weightless
 
-__all__ = ["Evaluate", "PoolTerm", "Source", "compose", "exponent_sum", "label", "pool_terms"]
+__all__ = [
+    "Evaluate",
+    "PoolTerm",
+    "Source",
+    "compose",
+    "exponent_sum",
+    "label",
+    "pool_terms",
+    "source_code",
+]
 
 Source: TypeAlias = Any
 """Where another prediction comes from: a name, a prompt, a network, a pipeline, a callable."""
@@ -104,5 +114,24 @@ def label(source: Source, index: int = 0) -> str:
     """
     if isinstance(source, str):
         return source
+    if _path(source):
+        return PurePath(_path(source)).name
     name = getattr(source, "__name__", None)
     return name if isinstance(name, str) else f"{type(source).__name__}{index or ''}"
+
+
+def source_code(source: Source) -> str:
+    """A source as Python: text quoted, a pipeline by how it is loaded, the rest by its label.
+
+    >>> source_code("a dog")
+    "'a dog'"
+    """
+    if _path(source):
+        return f"DiffusionPipeline.from_pretrained({_path(source)!r})"
+    return repr(source) if isinstance(source, str) else label(source)
+
+
+def _path(source: Source) -> str:
+    """Where a pipeline was loaded from; empty for what isn't one."""
+    is_pipeline = hasattr(source, "components")
+    return str(getattr(source, "name_or_path", None) or "") if is_pipeline else ""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from fkdiff.terms.pool import Evaluate, PoolTerm, Source, label
+from fkdiff.terms.pool import Evaluate, PoolTerm, Source, label, source_code
 from fkdiff.terms.step import Expert
 
 __all__ = ["RLGuidance"]
@@ -82,8 +82,8 @@ class RLGuidance(PoolTerm):
 
     def __repr__(self) -> str:
         names = {name: share for name, share in self.sources.items()}
-        shown = ", ".join(f"{_shown(name)}: {share!r}" for name, share in names.items())
-        tuned = f"{{{shown}}}" if isinstance(self.tuned, Mapping) else _shown(self.tuned)
+        shown = ", ".join(f"{source_code(name)}: {share!r}" for name, share in names.items())
+        tuned = f"{{{shown}}}" if isinstance(self.tuned, Mapping) else source_code(self.tuned)
         w = label(self.w) if callable(self.w) else repr(self.w)
         rest = "" if self.interval is None else f", interval={self.interval!r}"
         rest += "" if self.mode == "output" else f", mode={self.mode!r}"
@@ -145,7 +145,3 @@ class RLGuidance(PoolTerm):
     def exponent_sum(self, total: float) -> float:
         """The same."""
         return total
-
-
-def _shown(source: Source) -> str:
-    return repr(source) if isinstance(source, str) else label(source)

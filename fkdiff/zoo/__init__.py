@@ -17,6 +17,7 @@ from fkdiff.zoo.words import known_words, unknown_words
 __all__ = [
     "MODELS",
     "Model",
+    "adapters",
     "card",
     "check_prompt",
     "known_words",
@@ -27,12 +28,13 @@ __all__ = [
 ]
 
 _HERE = Path(__file__).parent
-_FOLDERS = {"emoji": "emoji", "emoji-clip": "emoji_clip"}
+_ADAPTERS = {"emoji-rl": "emoji_rl"}
+_FOLDERS = {"emoji": "emoji", "emoji-clip": "emoji_clip", **_ADAPTERS}
 
 
 @dataclass(frozen=True)
 class Model:
-    """One bundled model; `kind` is "pipeline" or "dual encoder"."""
+    """One bundled model; `kind` is "pipeline", "dual encoder" or "adapter"."""
 
     name: str
     folder: Path
@@ -53,21 +55,26 @@ class _Models(Mapping[str, Model]):
         return Model(name, folder, facts["kind"], round(size / 1e6, 1), facts["summary"])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_FOLDERS)
+        return (name for name in _FOLDERS if name not in _ADAPTERS or name in adapters())
 
     def __len__(self) -> int:
-        return len(_FOLDERS)
+        return len(list(iter(self)))
 
 
 MODELS: Mapping[str, Model] = _Models()
 """The bundled models by name."""
 
 
+def adapters() -> list[str]:
+    """Names of the bundled LoRA adapters; they are trained after the models, and may be absent."""
+    return [n for n, folder in _ADAPTERS.items() if (_HERE / folder / "card.json").is_file()]
+
+
 def path(name: str) -> Path:
     """The folder of a bundled model.
 
     Args:
-        name: "emoji" or "emoji-clip".
+        name: "emoji", "emoji-clip" or "emoji-rl".
 
     >>> path("emoji-clip").name
     'emoji_clip'

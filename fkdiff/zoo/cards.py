@@ -36,17 +36,31 @@ _ABOUT = {
         "seeds and disturbances of its own, an eighth of the things in them blends, halves or "
         "blobs. `quality` is the share of pictures of which everything is said right."
     ),
+    "emoji-rl": (
+        "A LoRA of `emoji` (rank 16, attention and feed-forward layers of the U-Net), tuned by "
+        "policy gradient: groups of pictures of one tune prompt, each judged by `emoji-clip` "
+        "against the others, with the KL of the whole trajectory at strength `beta` per standard "
+        "deviation of the reward. `quality` is the mean reward and KL in nats while it was tuned. "
+        "Load it: pipe.load_lora_weights(fkdiff.zoo.path('emoji-rl'), adapter_name='emoji-rl')."
+    ),
 }
-_KIND = {"emoji": "pipeline", "emoji-clip": "dual encoder", "emoji-judge": "verifier"}
+_KIND = {
+    "emoji": "pipeline",
+    "emoji-clip": "dual encoder",
+    "emoji-judge": "verifier",
+    "emoji-rl": "adapter",
+}
 _SUMMARY = {
     "emoji": "text to 64x64 pictures of emoji scenes (StableDiffusionPipeline)",
     "emoji-clip": "how well a picture meets a caption (open_clip dual encoder)",
     "emoji-judge": "what a picture shows, for checking models; never a reward",
+    "emoji-rl": "a LoRA of emoji tuned by reinforcement learning on emoji-clip",
 }
 _STAGES = {
     "emoji": ("vae", "latents", "emoji"),
     "emoji-clip": ("vae", "clip"),
     "emoji-judge": ("vae", "judge"),
+    "emoji-rl": ("emoji-rl",),
 }
 
 
@@ -54,12 +68,12 @@ def write_card(name: str, folder: Path, facts: dict[str, Any]) -> None:
     """Writes `card.json` of a model.
 
     Args:
-        name: "emoji", "emoji-clip" or "emoji-judge".
+        name: "emoji", "emoji-clip", "emoji-judge" or "emoji-rl".
         folder: The model's folder.
         facts: What the run knows: seed, images, quality, defaults, calibration.
     """
     recipe = [f"python -m fkdiff.zoo.train {stage}" for stage in _STAGES[name]]
-    if name != "emoji-judge":
+    if name not in ("emoji-judge", "emoji-rl"):
         recipe.append("python -m fkdiff.zoo.train export")
     card = {
         "name": name,

@@ -1,7 +1,7 @@
 """Training recipes of the bundled models: `python -m fkdiff.zoo.train STAGE --out DIR`.
 
-The stages, in order: vae, latents, clip, judge, emoji, export, measure. Training resumes with
---resume, and starts from the bundled weights with --warm.
+The stages, in order: vae, latents, clip, judge, emoji, export, measure, emoji-rl. Training resumes
+with --resume, and starts from the bundled weights with --warm; emoji-rl tunes the bundled emoji.
 The stages that train also run under torchrun, each process with its share of the batch.
 """
 
@@ -9,14 +9,17 @@ import argparse
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
+from torch import Tensor
 
-from fkdiff.zoo import card
+from fkdiff.zoo import card, prompts
 from fkdiff.zoo.autoencoder import AutoencoderTask
 from fkdiff.zoo.cards import write_card
 from fkdiff.zoo.denoiser import DenoiserTask
@@ -31,7 +34,8 @@ from fkdiff.zoo.export import (
 from fkdiff.zoo.judge import load_judge
 from fkdiff.zoo.latents import LatentData, cache_latents
 from fkdiff.zoo.loop import Fit, Trainer
-from fkdiff.zoo.measure import PLACEHOLDERS, measure
+from fkdiff.zoo.measure import PLACEHOLDERS, load_scorer, measure
+from fkdiff.zoo.policy_gradient import Policy, PolicyGradientTask, export_adapter
 from fkdiff.zoo.sprites import Sprites, fetch, load_art
 from fkdiff.zoo.verifier import JudgeTask, exact_share
 
@@ -154,6 +158,36 @@ def _measure(args: argparse.Namespace) -> None:
     _export(args)
 
 
+def _emoji_rl(args: argparse.Namespace) -> None:
+    pipe: Any = StableDiffusionPipeline.from_pretrained(ZOO / "emoji")
+    _, cosines = load_scorer(ZOO / "emoji_clip")
+    calibration = card("emoji-clip")["calibration"]
+    policy = Policy(beta=args.beta, guidance=card("emoji")["defaults"]["guidance_scale"])
+
+    def reward(pictures: Tensor, texts: Sequence[str]) -> Tensor:
+        known = sorted(set(texts))
+        table = cosines(pictures, known)
+        chosen = table[torch.arange(len(texts)), [known.index(text) for text in texts]]
+        return (chosen - calibration["mean"]) / calibration["sd"]
+
+    fit = Fit(args.images // policy.pictures, lr=args.lr or 3e-4, warmup=10, hold=0.5,
+              weight_decay=0.0, seed=args.seed)  # fmt: skip
+    task = PolicyGradientTask(pipe, reward, prompts("tune"), fit, args.out / "emoji-rl", policy)
+    _run(task.trainer, args)
+    export_adapter(task.trainer.averaged(), ZOO / "emoji_rl")
+    lines = (args.out / "emoji-rl" / "rewards.jsonl").read_text().splitlines()
+    course = [json.loads(line) for line in lines]
+    share = max(len(course) // 10, 1)
+    ends = {"first tenth": course[:share], "last tenth": course[-share:]}
+    means = {
+        name: {k: round(sum(row[k] for row in rows) / len(rows), 3) for k in ("reward", "kl")}
+        for name, rows in ends.items()
+    }
+    facts = {"defaults": {}, "quality": means, "beta": policy.beta, "guidance": policy.guidance}
+    facts |= {"seed": args.seed, "images": task.trainer.step * policy.pictures}
+    write_card("emoji-rl", ZOO / "emoji_rl", facts)
+
+
 # Stage -> what it does, and how many images it sees by default.
 STAGES: dict[str, tuple[Callable[[argparse.Namespace], None], int]] = {
     "vae": (_vae, 40_000),
@@ -163,6 +197,7 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], None], int]] = {
     "emoji": (_emoji, 200_000),
     "export": (_export, 1),
     "measure": (_measure, 150),
+    "emoji-rl": (_emoji_rl, 32_000),
 }
 
 
@@ -173,6 +208,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("training/zoo"))
     parser.add_argument("--images", type=int, help="how many the stage sees; each has a default")
     parser.add_argument("--lr", type=float, help="peak learning rate; each stage has a default")
+    parser.add_argument("--beta", type=float, default=0.25, help="strength of emoji-rl's KL")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--warm", action="store_true", help="start from the bundled weights")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")

@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline
 
 import fkdiff.pipelines
 from fkdiff import Tilt, as_reward
+from tests.pipelines.test_rlg_pipelines import RLG_FAMILIES
 from tests.tiny import build
 
 FOLDER = Path(fkdiff.pipelines.__file__).parent
@@ -76,7 +77,8 @@ def test_it_is_saved_as_its_stock_class(pair, tmp_path):
 
 
 def test_every_pipeline_is_exported():
-    names = {path.stem for path in FOLDER.glob("fk_*.py")}
-    assert names == set(FAMILIES.values())
+    names = {path.stem for path in FOLDER.glob("*_*.py") if path.stem[:3] in ("fk_", "rlg")}
+    assert names == {*FAMILIES.values(), *RLG_FAMILIES.values()}
+    assert len(fkdiff.pipelines.__all__) == len(names)
     for name in fkdiff.pipelines.__all__:
         assert issubclass(getattr(fkdiff.pipelines, name), DiffusionPipeline)

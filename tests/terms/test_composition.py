@@ -17,7 +17,6 @@ from fkdiff import (
     Tilt,
     as_reward,
     sample,
-    steer,
 )
 from fkdiff.sampling import energy_score
 from tests.corrected import Mixture
@@ -206,9 +205,3 @@ def test_few_steps_warn():
 def test_what_has_no_target_is_refused(terms, settings, message):
     with pytest.raises(ValueError, match=message):
         run(*terms(), prompts=1, particles=2, steps=60, **settings)
-
-
-@pytest.mark.parametrize("term", [Correct(), Anneal(2.0), Product("x"), RLGuidance("x")])
-def test_a_pipeline_refuses_what_it_would_ignore(term):
-    with pytest.raises(ValueError, match="can't steer a pipeline yet"):
-        steer(object(), term)

@@ -1,0 +1,216 @@
+"""Correctors against quadrature: mixtures on the line with exact scores, weighted and not."""
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fkdiff.bench.mixtures import Mixture, cells, quadrature
+from fkdiff.processes import Grid
+from fkdiff.sampling import sample
+from fkdiff.smc import Resample
+from fkdiff.terms import Anneal, Correct, Product, Tilt, as_reward
+
+__all__ = ["CASES", "run"]
+
+Q1 = Mixture((0.55, 0.30, 0.15), (-3.0, 0.5, 3.5), (0.6, 0.9, 0.5))
+Q2 = Mixture((0.35, 0.65), (-2.0, 2.5), (1.0, 0.8))
+STEPS = (20, 50, 200)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row of the table.
+
+    Arguments:
+        pool: Exponents and laws whose product is the target.
+        terms: What makes that pool of the first law and of guidance.
+        guidance: Guidance scale; the unconditional law is Q1, the conditional one Q2.
+        zeta: Noise of the moves.
+        tilted: Whether a reward tilts it.
+        moments: Mean and variance of the drift control.
+    """
+
+    pool: tuple[tuple[float, Mixture], ...]
+    terms: tuple[Any, ...] = ()
+    guidance: float = 1.0
+    zeta: Any = 1.0
+    tilted: bool = False
+    moments: tuple[float, float] = (0.0, 2.0)
+
+    @property
+    def controls(self) -> bool:
+        """Whether drift control is on by default."""
+        return abs(sum(b for b, _ in self.pool) - 1) > 1e-9
+
+
+def _tilt(x: Tensor) -> Tensor:
+    return 0.8 * torch.sin(2 * x) + 0.4 * x
+
+
+_TIMES_Q2 = Product(Q2.score)
+CASES: Mapping[str, Case] = MappingProxyType(
+    {
+        "anneal_2.5": Case(((2.5, Q1),), (Anneal(2.5),)),
+        "anneal_2.5_tempered": Case(((2.5, Q1),), (Anneal(2.5),), zeta="tempered"),
+        "anneal_0.5": Case(((0.5, Q1),), (Anneal(0.5),)),
+        "anneal_0.5_tempered": Case(((0.5, Q1),), (Anneal(0.5),), zeta="tempered"),
+        "cfg_2": Case(((-1.0, Q1), (2.0, Q2)), guidance=2.0),
+        "average": Case(((0.4, Q1), (0.6, Q2)), guidance=0.6),
+        "product": Case(((1.0, Q1), (1.0, Q2)), (_TIMES_Q2,)),
+        "product_annealed": Case(
+            ((2.0, Q1), (2.0, Q2)), (_TIMES_Q2, Anneal(2.0)), moments=(0.5, 4.0)
+        ),
+        "cfg_1.5_annealed": Case(((-0.75, Q1), (2.25, Q2)), (Anneal(1.5),), guidance=1.5),
+        "tilt": Case(((1.0, Q1),), tilted=True),
+        "product_tilt": Case(((1.0, Q1), (1.0, Q2)), (_TIMES_Q2,), tilted=True),
+    }
+)
+
+
+def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
+    """Total variation from quadrature, and the normaliser's error, case by case.
+
+    Arguments:
+        quick: 2 seeds, 1000 particles, 60 steps and no coarser ones.
+        seed: First seed.
+        resume: File that finished runs are appended to and read from, None for none.
+
+    Returns:
+        `tv.CASE.{weighted,unweighted,floor}` with their standard errors under `tv_se`,
+        `z.CASE` (paired z-score of unweighted over weighted), `z_ratio.CASE`, `z_se.CASE`, and
+        `steps.N.CASE.{weighted,unweighted}` for 20, 50 and 200 steps.
+    """
+    seeds, particles, steps = (2, 1000, 60) if quick else (10, 8000, 400)
+    counts = (steps,) if quick else (steps, *STEPS)
+    jobs = [
+        (path, name, count, s)
+        for count in counts
+        for s in range(seed, seed + seeds)
+        for path in ("vp", "ve")
+        for name in CASES
+    ]
+    done = dict(_read(resume))
+    rows: dict[int, dict[str, list[dict[str, float]]]] = {}
+    for path, name, count, s in tqdm(jobs, desc="correctors", mininterval=5):
+        key = f"{path}_{name}/{count}/{particles}/{s}"
+        if key not in done:
+            done[key] = _measure(path, name, count, particles, s)
+            _write(resume, key, done[key])
+        for case, row in done[key].items():
+            rows.setdefault(count, {}).setdefault(case, []).append(row)
+    results = _table(rows.pop(steps))
+    for count, found in rows.items():
+        means = {
+            case: _means(values, ("weighted", "unweighted")) for case, values in found.items()
+        }
+        results.setdefault("steps", {})[str(count)] = means
+    return {**results, "seeds": seeds, "particles": particles, "steps_main": steps}
+
+
+def _measure(
+    path: str, name: str, steps: int, particles: int, seed: int
+) -> dict[str, dict[str, float]]:
+    """Rows of a case, with its control and without where there is one."""
+    case = CASES[name]
+    grid = _grid(path, steps)
+    first = case.pool[-1][1] if case.guidance != 1 else case.pool[0][1]
+    denoisers: dict[str, Callable[..., Tensor]] = {"cond": first.score, "uncond": Q1.score}
+    reward = as_reward(lambda x: _tilt(x.flatten()), name="tilt", inputs="latents")
+
+    def cloud(resample: Resample | None, *more: Any, control: bool | None = None) -> Any:
+        mean, variance = case.moments
+        return sample(
+            denoisers,
+            grid,
+            *case.terms,
+            *more,
+            Correct(case.zeta, control, mean, variance),
+            shape=(1,),
+            guidance=case.guidance,
+            particles=particles,
+            resample=resample,
+            seed=seed,
+            dtype=torch.float64,
+        )
+
+    tilts = [Tilt(reward)] if case.tilted else []
+    controls = {"": None, "_nocontrol": False} if case.controls else {"": None}
+    edges, exact, log_z = quadrature(case.pool, _tilt if case.tilted else torch.zeros_like)
+    even = torch.full((particles,), 1 / particles, dtype=torch.float64)
+    # The same moves with no weights at all: what is sampled where nothing is corrected.
+    bare = cells(cloud(None, control=False).latents.flatten(), even, edges)
+    draws = torch.multinomial(exact, particles, True, generator=_stream(seed))
+    floor = torch.bincount(draws, minlength=len(exact)) / particles
+    rows = {}
+    for suffix, control in controls.items():
+        found = cloud(Resample(window=(0, 1)), *tilts, control=control)
+        weighted = cells(found.latents.flatten(), found.weights[0], edges)
+        tv = {"weighted": weighted, "unweighted": bare, "floor": floor}
+        rows[f"{path}_{name}{suffix}"] = {kind: _tv(law, exact) for kind, law in tv.items()} | {
+            "z_ratio": math.exp(float(found.log_z[0]) - log_z)
+        }
+    return rows
+
+
+def _grid(path: str, steps: int) -> Grid:
+    """Levels from log-SNR -9 to 9, denser in the middle, where the laws take shape."""
+    places = [2 * i / (steps - 1) - 1 for i in range(steps)]
+    snr = [9 * (0.35 * u + 0.65 * u**3) for u in places]
+    power = [1 / (1 + math.exp(-value)) if path == "vp" else 1.0 for value in snr]
+    levels = [
+        (math.sqrt(p), math.sqrt(p) * math.exp(-v / 2)) for p, v in zip(power, snr, strict=True)
+    ]
+    return Grid((*levels, (1.0, 0.0)), "score")
+
+
+def _stream(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _tv(found: Tensor, exact: Tensor) -> float:
+    outside = max(0.0, 1 - float(found.sum()))
+    return float((found - exact).abs().sum() / 2) + outside / 2
+
+
+def _table(rows: Mapping[str, list[dict[str, float]]]) -> dict[str, Any]:
+    kinds = ("weighted", "unweighted", "floor")
+    results: dict[str, Any] = {n: {} for n in ("tv", "tv_se", "z", "z_ratio", "z_se")}
+    for name, found in rows.items():
+        results["tv"][name] = _means(found, kinds)
+        results["tv_se"][name] = {k: _se([row[k] for row in found]) for k in kinds}
+        gains = [row["unweighted"] - row["weighted"] for row in found]
+        results["z"][name] = statistics.mean(gains) / max(_se(gains), 1e-12)
+        ratios = [row["z_ratio"] for row in found]
+        results["z_ratio"][name] = statistics.mean(ratios)
+        results["z_se"][name] = _se(ratios)
+    return results
+
+
+def _means(rows: list[dict[str, float]], kinds: tuple[str, ...]) -> dict[str, float]:
+    return {kind: statistics.mean(row[kind] for row in rows) for kind in kinds}
+
+
+def _se(values: list[float]) -> float:
+    return statistics.stdev(values) / math.sqrt(len(values))
+
+
+def _read(file: Path | None) -> Iterator[tuple[str, dict[str, dict[str, float]]]]:
+    if file is not None and file.exists():
+        for line in file.read_text(encoding="utf-8").splitlines():
+            found = json.loads(line)
+            yield found["key"], found["rows"]
+
+
+def _write(file: Path | None, key: str, rows: dict[str, dict[str, float]]) -> None:
+    if file is not None:
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"key": key, "rows": rows}) + "\n")

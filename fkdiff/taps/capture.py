@@ -1,0 +1,121 @@
+"""What a pipeline would call its network with, for another prompt or in another pipeline."""
+
+import copy
+import functools
+import inspect
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+
+from fkdiff.taps.coefficients import TapError
+from fkdiff.taps.conditioning import PREPARING
+from fkdiff.taps.denoiser import DENOISERS, calling
+from fkdiff.taps.shadowing import shadow_of
+
+__all__ = ["LIVE", "captured", "with_prompt", "with_state"]
+
+LIVE = frozenset({"sample", "hidden_states", "x", "timestep", "timesteps", "t"})
+"""Arguments of networks that change from step to step; all the others are conditions."""
+
+
+class _EndOfStep(Exception):
+    """Ends the captured run at its first step; never leaves this module."""
+
+
+def captured(
+    pipe: Any, arguments: dict[str, Any], seeds: list[int]
+) -> list[tuple[str, inspect.BoundArguments]]:
+    """Networks' names and arguments in the first step of a call, none of them evaluated.
+
+    Arguments:
+        pipe: The pipeline, which isn't disturbed: a copy of it makes the call.
+        arguments: Keyword arguments of the call.
+        seeds: One for each row.
+    """
+    scheduler = copy.deepcopy(pipe.scheduler)
+    base = type(scheduler)
+    step = functools.wraps(base.step)(_stop)  # pipelines read its signature
+    scheduler.__class__ = type(base.__name__, (base,), {"step": step})
+    shadow = shadow_of(pipe, scheduler, without=PREPARING)
+    calls: list[tuple[str, inspect.BoundArguments]] = []
+    with ExitStack() as stack:
+        for name in DENOISERS:
+            module = getattr(pipe, name, None)
+            if isinstance(module, torch.nn.Module):
+                stack.enter_context(_watching(name, module, calls))
+        given = {k: v for k, v in arguments.items() if not k.startswith("callback")}
+        try:
+            shadow(**given, generator=[torch.Generator().manual_seed(s) for s in seeds])
+        except _EndOfStep:
+            return calls
+    raise RuntimeError(f"{type(pipe).__name__} ended without a step")
+
+
+def with_prompt(pipe: Any, arguments: Mapping[str, Any], prompt: str) -> dict[str, Any]:
+    """Arguments of a call with every prompt replaced.
+
+    Raises:
+        TapError: If the call has no prompt.
+    """
+    if arguments.get("prompt") is None:
+        raise TapError(
+            f"other must be a network, a pipeline or a function here, got the prompt {prompt!r}; "
+            f"{type(pipe).__name__} was called without prompt"
+        )
+    given = dict(arguments)
+    many = isinstance(given["prompt"], list)
+    given["prompt"] = [prompt] * len(given["prompt"]) if many else prompt
+    for name in ("prompt_2", "prompt_3", "latents"):
+        given.pop(name, None)
+    return given
+
+
+def with_state(
+    conditions: inspect.BoundArguments, live: inspect.BoundArguments
+) -> inspect.BoundArguments:
+    """Captured arguments with the state and the time of a call under way."""
+    merged = dict(conditions.arguments)
+    merged |= {name: value for name, value in live.arguments.items() if name in LIVE}
+    return inspect.BoundArguments(conditions.signature, merged)  # pyright: ignore[reportArgumentType]
+
+
+def _stop(self: Any, *args: Any, **kwargs: Any) -> Any:
+    raise _EndOfStep
+
+
+def _watching(name: str, module: torch.nn.Module, calls: list[Any]) -> Any:
+    signature = inspect.signature(getattr(module, "_orig_mod", module).forward)
+
+    def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        calls.append((name, bound))
+        return _Output(_silent(self, bound))
+
+    return calling(module, call)
+
+
+def _silent(module: Any, bound: inspect.BoundArguments) -> Any:
+    """Zeros in the shape of what the network would return."""
+    state = next(
+        bound.arguments[k] for k in ("sample", "hidden_states", "x") if k in bound.arguments
+    )
+    if isinstance(state, list):
+        return [torch.zeros_like(row) for row in state]
+    channels = getattr(getattr(module, "config", None), "out_channels", None)
+    if state.ndim == 4 and channels:  # learned variances, inpainting networks
+        return state.new_zeros(len(state), channels, *state.shape[2:])
+    return torch.zeros_like(state)
+
+
+class _Output(tuple[Any, ...]):
+    """A silent network's output, by position and by its usual name."""
+
+    def __new__(cls, sample: Any) -> "_Output":
+        return super().__new__(cls, (sample,))
+
+    @property
+    def sample(self) -> Any:
+        """The prediction."""
+        return self[0]

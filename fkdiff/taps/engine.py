@@ -1,0 +1,30 @@
+"""What a tap asks of whoever weighs and resamples."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from fkdiff.terms.step import Step
+
+__all__ = ["Engine"]
+
+
+class Engine(Protocol):
+    """Whoever weighs and resamples; called once per transition."""
+
+    @property
+    def log_w(self) -> Tensor:
+        """Carried log-weights, shape (P, K), float64."""
+        ...
+
+    def transition(self, step: Step) -> Tensor | None:
+        """Reweight and resample; returns the rows to continue, None where none moved."""
+        ...
+
+    def may_resample(self, index: int, total: int) -> bool:
+        """Whether resampling could fire at this transition."""
+        ...
+
+    def status(self) -> dict[str, str]:
+        """What to show beside the progress bar."""
+        ...

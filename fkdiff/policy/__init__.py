@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fkdiff.policy.actions import DiscreteActions
     from fkdiff.policy.calibration import Calibration, Recording, calibrate
-    from fkdiff.policy.contraction import contraction
+    from fkdiff.policy.contraction import contraction_factor
     from fkdiff.policy.lerobot import WarmStartedPolicy
     from fkdiff.policy.levels import Levels, Plan
     from fkdiff.policy.network import ChunkDenoiser
@@ -30,7 +30,7 @@ __all__ = [
     "WarmStartPolicyPipeline",
     "WarmStartedPolicy",
     "calibrate",
-    "contraction",
+    "contraction_factor",
     "goal_distance",
     "obstacle_distance",
     "shifted",
@@ -51,7 +51,7 @@ _HOMES = {
     "WarmStartPolicyPipeline": "pipeline",
     "WarmStartedPolicy": "lerobot",
     "calibrate": "calibration",
-    "contraction": "contraction",
+    "contraction_factor": "contraction",
     "goal_distance": "trajectory_rewards",
     "obstacle_distance": "trajectory_rewards",
     "shifted": "warm_start",

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fkdiff.policy.contraction import contraction, start_scale
+from fkdiff.policy.contraction import contraction_factor, start_scale
 from fkdiff.policy.denoising import Denoiser, denoise
 from fkdiff.policy.levels import Levels
 from fkdiff.policy.warm_start import WarmStart, shifted
@@ -111,7 +111,7 @@ class Calibration:
         """Predicted error of an executed action after a warm decision from K' = start."""
         plan = levels.plan(start, warm.evaluations)
         error = torch.tensor(self.error, dtype=torch.float64)
-        factor = contraction(plan, torch.tensor(self.spread, dtype=torch.float64))
+        factor = contraction_factor(plan, torch.tensor(self.spread, dtype=torch.float64))
         return _rms((start_scale(plan, warm.noise) * factor * error).tolist())
 
     def choose(self, levels: Levels, warm: WarmStart | None = None) -> Choice:
@@ -126,7 +126,9 @@ class Calibration:
         rows = []
         for start in range(1, len(levels)):
             plan = levels.plan(start, warm.evaluations)
-            factor = start_scale(plan, warm.noise) * float(contraction(plan, _rms(self.spread)))
+            factor = start_scale(plan, warm.noise) * float(
+                contraction_factor(plan, _rms(self.spread))
+            )
             rows.append((start, factor, self.remaining(levels, start, warm)))
         good = next(((k, left) for k, _, left in rows if left <= tolerance), (len(levels), 0.0))
         return Choice(good[0], good[1], tolerance, tuple(rows))

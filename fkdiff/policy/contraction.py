@@ -23,10 +23,10 @@ from torch import Tensor
 from fkdiff.policy.levels import Plan
 from fkdiff.processes import Gaussian
 
-__all__ = ["contraction", "start_scale"]
+__all__ = ["contraction_factor", "start_scale"]
 
 
-def contraction(plan: Plan, spread: Tensor | float) -> Tensor:
+def contraction_factor(plan: Plan, spread: Tensor | float) -> Tensor:
     """Product of the steps' factors, for errors of the noisy chunk at the first level.
 
     Arguments:
@@ -43,7 +43,7 @@ def contraction(plan: Plan, spread: Tensor | float) -> Tensor:
         >>> from diffusers import DDPMScheduler
         >>> from fkdiff.policy.levels import Levels
         >>> levels = Levels.of(DDPMScheduler(100, beta_schedule="squaredcos_cap_v2"))
-        >>> [round(float(contraction(levels.plan(k), 0.1)), 2) for k in (4, 16, 26)]
+        >>> [round(float(contraction_factor(levels.plan(k), 0.1)), 2) for k in (4, 16, 26)]
         [0.65, 0.13, 0.05]
     """
     s = torch.as_tensor(spread, dtype=torch.float64)

@@ -127,7 +127,7 @@ class WarmStartPolicyPipeline(DiffusionPipeline):
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         cls, path: Any, *arguments: Any, **keywords: Any
     ) -> "WarmStartPolicyPipeline":
-        """Load what `save_pretrained` wrote; the constructor's keywords override what is stored."""
+        """Load what `save_pretrained` wrote; the constructor's keywords override it."""
         file = Path(path) / CALIBRATION
         if "calibration" not in keywords and file.exists():
             keywords["calibration"] = Calibration.load(file)

@@ -154,7 +154,7 @@ class ChunkSampler:
         return Decision(self.executed_units(chunks), chunks, cold, bad, evaluations)
 
     def noise(self, ids: Sequence[int], like: Tensor) -> Tensor:
-        """Standard normal noise shaped like `like` (n, *), a row from each environment's stream."""
+        """Standard normal noise like `like` (n, *), a row from each environment's stream."""
         for env in ids:
             if env not in self._generators:
                 self._generators[env] = stream(self.seed, env, "policy")

@@ -15,6 +15,7 @@ __all__ = ["BENCHES", "run_bench"]
 BENCHES = {
     "overhead": "time of a steered call over the stock pipeline's, same network and batch",
     "memory": "peak memory of 64 particles in micro-batches of 8 over that of 8",
+    "policy": "success and latency of warm starts against DDPM, DDIM and controls (resumable)",
     "resampling": "time of each resampling scheme over that of the package `particles`",
 }
 

@@ -93,6 +93,11 @@ class Calibration:
         return _rms(self.spread)
 
     @property
+    def guess_error(self) -> float:
+        """How far guesses are off, root mean square."""
+        return _rms(self.error)
+
+    @property
     def jump(self) -> float:
         """A change of the observation that hardly occurs in ordinary running."""
         return MARGIN * _quantile(self.changes)
@@ -161,6 +166,7 @@ def calibrate(
     draws: int = 8,
     evaluations: int | None = None,
     fill: Any = "repeat",
+    most: int = 300,
     seed: int = 0,
 ) -> Calibration:
     """Measure spread and guess error on recorded decisions.
@@ -173,6 +179,7 @@ def calibrate(
         draws: Full samples for each observation, at least 2.
         evaluations: Denoiser calls of a full sample, None for every level.
         fill: How a shifted chunk is filled up.
+        most: Decisions that are sampled anew, evenly spaced among those recorded.
         seed: Seed of the samples.
 
     Raises:
@@ -188,8 +195,10 @@ def calibrate(
     seen = torch.cat([r.observations[1:] for r in usable])
     change = torch.cat([r.observations.diff(dim=0) for r in usable])
     new = torch.cat([r.chunks[1:] for r in usable])
-    samples = _samples(denoiser, levels, seen, guesses, draws, evaluations, seed)[:, :, :executed]
-    spread, error = samples.std(1), guesses[:, :executed] - samples.mean(1)
+    kept = torch.linspace(0, len(seen) - 1, min(most, len(seen))).round().long()
+    samples = _samples(denoiser, levels, seen[kept], guesses[kept], draws, evaluations, seed)
+    samples = samples[:, :, :executed]
+    spread, error = samples.std(1), guesses[kept, :executed] - samples.mean(1)
     scale = change.square().mean(0).sqrt()
     scale = scale.clamp(min=max(float(scale.max()) * 1e-2, 1e-12))
     return Calibration(
@@ -231,4 +240,4 @@ def _quantile(values: Sequence[float]) -> float:
 
 
 def _rounded(values: Tensor) -> tuple[float, ...]:
-    return tuple(float(f"{v:.6g}") for v in values.flatten().tolist())
+    return tuple(float(f"{v:.5g}") for v in values.flatten().tolist())

@@ -68,10 +68,11 @@ class Rollouts:
     Arguments:
         task: One of `fkdiff.policy.tasks.TASKS`.
         batch: Environments that run side by side.
+        render: Whether they can be filmed.
     """
 
-    def __init__(self, task: str, batch: int = 25) -> None:
-        self.task, self.batch = task, batch
+    def __init__(self, task: str, batch: int = 25, render: bool = False) -> None:
+        self.task, self.batch, self.render = task, batch, render
         self._envs: list[TaskEpisode] = []
 
     def run(
@@ -96,7 +97,7 @@ class Rollouts:
         if replan < 1:
             raise ValueError(f"replan must be at least 1, got {replan}")
         while len(self._envs) < min(self.batch, len(seeds)):
-            self._envs.append(TaskEpisode(self.task))
+            self._envs.append(TaskEpisode(self.task, self.render))
         for start in range(0, len(seeds), self.batch):
             block = seeds[start : start + self.batch]
             running = dict(enumerate(map(self._begin, self._envs, block, [push] * len(block))))

@@ -110,22 +110,22 @@ class _Bench:
     def run(self) -> dict[str, Any]:
         found: dict[_Cell, list[dict[str, Any]]] = {}
         cells = list(self._cells())
+        rollouts = {task: Rollouts(task) for task in self.plan.tasks}
         bar = tqdm(total=sum(cell.episodes for cell in cells), unit="episode", mininterval=5)
         with bar:
-            for task in self.plan.tasks:
-                rollouts = Rollouts(task)
-                for cell in (cell for cell in cells if cell.task == task):
-                    bar.set_description(f"{cell.method} {cell.task}")
-                    found[cell] = self._cell(cell, rollouts)
-                    bar.update(cell.episodes)
+            for cell in cells:
+                bar.set_description(f"{cell.method} {cell.task}")
+                found[cell] = self._cell(cell, rollouts[cell.task])
+                bar.update(cell.episodes)
         return {**_summary(found), **self._latency(), "plan": vars(self.plan)}
 
     def _cells(self) -> Iterator[_Cell]:
-        for task in self.plan.tasks:
-            for method in METHODS:
+        for method in METHODS:
+            for task in self.plan.tasks:
                 yield _Cell(method, task, 1, False, self.plan.main)
-            for replan, push in self.plan.set_ups:
-                for method in self.plan.rest_methods:
+        for replan, push in self.plan.set_ups:
+            for method in self.plan.rest_methods:
+                for task in self.plan.tasks:
                     yield _Cell(method, task, replan, push, self.plan.rest)
 
     def _cell(self, cell: _Cell, rollouts: Rollouts) -> list[dict[str, Any]]:

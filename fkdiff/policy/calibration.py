@@ -2,11 +2,15 @@ r"""The automatic choice of K': how far guesses are off, and how much of that de
 
 A calibration looks at decisions of closed-loop runs: the spread s of the policy's own actions for
 the same observation, and the error e of the shifted last chunk against their mean, element by
-element over the actions that get executed. The rule is the least K' with
+element over the actions that get executed. Those chunks were decided from noise. In a warm loop
+the guess also holds what is left of earlier errors: an action that was first planned
+n = H / executed decisions ago has gathered $e (C + C^2 + \dots + C^n)$. The rule is the least K'
+with
 
-$$\sqrt{\mathrm{mean}\, (\mu\, C(K', s)\, e)^2} \le \mathrm{tolerance},$$
+$$\sqrt{\mathrm{mean}\, \left(e \sum_{j=1}^n C(K', s)^j\right)^2} \le \mathrm{tolerance},$$
 
-C for the levels and the solver of the warm decision, $\mu = \alpha_{K'}$ for a noised guess.
+C for the levels and the solver of the warm decision, times $\alpha_{K'}$ for a noised guess. With
+the first power alone, K' comes out far too small: the policy hardly looks at what it sees.
 """
 
 import json
@@ -47,7 +51,7 @@ class Choice:
 
     Arguments:
         start: K'; T where no warm start is good enough.
-        remaining: Predicted error of an action after a warm decision, root mean square.
+        remaining: Predicted error of an action in a warm loop, root mean square.
         tolerance: What was bearable.
         table: Rows (K', C at the calibration's mean square spread, remaining error), all K'.
     """
@@ -75,6 +79,7 @@ class Calibration:
         spread: Deviation of each executed action's number over draws, one a decision.
         error: Error of the guess of each, in the same order.
         executed: Actions executed between decisions.
+        horizon: H, actions in a chunk.
         observation_scale: Root mean square change of each number of the observation, shape (O,).
         changes: Changes of the observation, one a decision, in that unit.
         distances: Distance of each new chunk from its guess, over the executed actions.
@@ -83,6 +88,7 @@ class Calibration:
     spread: tuple[float, ...]
     error: tuple[float, ...]
     executed: int
+    horizon: int
     observation_scale: tuple[float, ...]
     changes: tuple[float, ...]
     distances: tuple[float, ...]
@@ -96,6 +102,11 @@ class Calibration:
     def guess_error(self) -> float:
         """How far guesses are off, root mean square."""
         return _rms(self.error)
+
+    @property
+    def decisions(self) -> int:
+        """Decisions that an action takes part in before it is executed."""
+        return max(self.horizon // self.executed, 1)
 
     @property
     def jump(self) -> float:
@@ -113,11 +124,12 @@ class Calibration:
         return ((after - before) / scale).square().mean(1).sqrt().cpu()
 
     def remaining(self, levels: Levels, start: int, warm: WarmStart) -> float:
-        """Predicted error of an executed action after a warm decision from K' = start."""
+        """Predicted error of an executed action in a warm loop from K' = start."""
         plan = levels.plan(start, warm.evaluations)
-        error = torch.tensor(self.error, dtype=torch.float64)
-        factor = contraction_factor(plan, torch.tensor(self.spread, dtype=torch.float64))
-        return _rms((start_scale(plan, warm.noise) * factor * error).tolist())
+        spread = torch.tensor(self.spread, dtype=torch.float64)
+        factor = start_scale(plan, warm.noise) * contraction_factor(plan, spread)
+        gathered = torch.stack([factor**j for j in range(1, self.decisions + 1)]).sum(0)
+        return _rms((gathered * torch.tensor(self.error, dtype=torch.float64)).tolist())
 
     def choose(self, levels: Levels, warm: WarmStart | None = None) -> Choice:
         """The least K' whose remaining error is bearable.
@@ -155,7 +167,8 @@ class Calibration:
             raise ValueError(
                 f"{file} isn't a calibration; make one with `fkdiff policy calibrate`"
             )
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+        values: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+        return cls(**values)
 
 
 def calibrate(
@@ -205,6 +218,7 @@ def calibrate(
         spread=_rounded(spread),
         error=_rounded(error),
         executed=executed,
+        horizon=new.shape[1],
         observation_scale=_rounded(scale),
         changes=_rounded((change / scale).square().mean(1).sqrt()),
         distances=_rounded((new - guesses)[:, :executed].square().mean((1, 2)).sqrt()),

@@ -54,7 +54,8 @@ class ChunkDenoiser(ModelMixin, ConfigMixin):
         beta_schedule: str = "squaredcos_cap_v2",
     ) -> None:
         super().__init__()
-        schedule: Any = DDPMScheduler(num_train_timesteps, beta_schedule=beta_schedule)
+        stated: Any = {"beta_schedule": beta_schedule}
+        schedule: Any = DDPMScheduler(num_train_timesteps, **stated)
         power = schedule.alphas_cumprod
         self.register_buffer("alpha", power.sqrt(), persistent=False)
         self.register_buffer("sigma", (1 - power).sqrt(), persistent=False)

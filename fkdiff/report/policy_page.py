@@ -190,7 +190,7 @@ def _latency_svg(facts: Sequence[MethodFacts]) -> str:
     every = [value for fact in timed for value in fact.times]
     edges = np.geomspace(min(every) * 0.95, np.percentile(every, 99.5) * 1.1, 70)
     for axis, fact in zip(axes, timed, strict=True):
-        axis.hist(np.clip(fact.times, edges[0], edges[-1]), edges, color=COLOURS["one"])
+        axis.hist(np.clip(fact.times, edges[0], edges[-1]), edges.tolist(), color=COLOURS["one"])
         axis.axvline(statistics.median(fact.times), color=COLOURS["best"], linewidth=1.6)
         axis.set_ylabel(fact.name, rotation=0, ha="right", va="center")
         axis.set(yticks=[], xscale="log")

@@ -80,6 +80,22 @@ def test_predicted_remaining_error_is_made(start, evaluations):
     assert left.item() == pytest.approx(wanted, rel=0.1, abs=2e-3)
 
 
+def test_errors_gather_in_a_warm_loop():
+    """The mean moves at every decision: what is left of it adds up, as predicted."""
+    levels, drift, warm = toy.ddim(), 0.2, WarmStart(start=9)
+    policy = ChunkSampler(toy.Gaussian(levels, SPREAD), levels, (8, 1), warm)
+    ids, count = list(range(3000)), 3000
+    for step in range(12):
+        seen = torch.full((count, 1), drift * step)
+        chunks = policy.decide(seen, ids).chunks
+    left = (seen[:, 0] - chunks[:, 0, 0]).mean().item()
+    facts = {"spread": (SPREAD,), "error": (drift,)}
+    wanted = calibrated(**facts, horizon=8).remaining(levels, 9, warm)
+    alone = calibrated(**facts, horizon=1).remaining(levels, 9, warm)
+    assert left == pytest.approx(wanted, rel=0.03)
+    assert wanted > 1.2 * alone  # one decision's error isn't all there is
+
+
 def test_weaker_solver_or_wider_actions_need_more_levels():
     tight, wide = calibrated(spread=(0.05,) * 4), calibrated(spread=(0.3,) * 4)
     warm = WarmStart(evaluations=None, tolerance=0.02)

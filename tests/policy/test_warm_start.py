@@ -217,6 +217,7 @@ def calibrated(**changes) -> Calibration:
         "spread": (0.1,) * 4,
         "error": (0.2,) * 4,
         "executed": 1,
+        "horizon": 1,
         "observation_scale": (0.1, 0.1),
         "changes": (1.0, 1.0),
         "distances": (0.2, 0.2),

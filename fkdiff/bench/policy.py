@@ -30,6 +30,7 @@ __all__ = ["FULL", "QUICK", "Plan", "run"]
 
 FOLDER = Path("runs") / "bench-policy"
 FIRST_SEED = 1000
+BASELINES = ("ddpm100", "ddim10", "ddim4")
 PAIRS = (("rti_auto", "ddpm100"), ("rti_auto", "ddim10"))
 
 
@@ -38,11 +39,12 @@ class Plan:
     """How much is run.
 
     Arguments:
-        main: Episodes a task of every method, replanning every step, nothing pushed.
+        main: Episodes a task of `methods`, replanning every step, nothing pushed.
         rest: Episodes a task of `rest_methods` in the other set-ups.
         decisions: Decisions timed for each method.
         set_ups: Pairs (actions between decisions, whether the object is pushed) of the rest.
         rest_methods: Methods of the rest.
+        methods: Methods of the main set-up, and those that are timed.
         tasks: Which tasks.
     """
 
@@ -57,6 +59,7 @@ class Plan:
         (8, True),
     )
     rest_methods: tuple[str, ...] = ("ddpm100", "ddim10", "rti_auto", "hold")
+    methods: tuple[str, ...] = tuple(METHODS)
     tasks: tuple[str, ...] = TASKS
 
 
@@ -120,7 +123,7 @@ class _Bench:
         return {**_summary(found), **self._latency(), "plan": vars(self.plan)}
 
     def _cells(self) -> Iterator[_Cell]:
-        for method in METHODS:
+        for method in self.plan.methods:
             for task in self.plan.tasks:
                 yield _Cell(method, task, 1, False, self.plan.main)
         for replan, push in self.plan.set_ups:
@@ -156,11 +159,11 @@ class _Bench:
         # Short stretches of every task, each beginning cold.
         stretch = max(self.plan.decisions // len(seen), 1)
         parts = [observations[:stretch] for observations in seen]
-        controllers = {name: self._method(name) for name in METHODS}
+        controllers = {name: self._method(name) for name in self.plan.methods}
         times = decision_times(controllers, parts, self.plan.decisions)
         median = {name: float(np.median(values)) for name, values in times.items()}
         late = {name: float(np.percentile(values, 95)) for name, values in times.items()}
-        over = {n: median[n] / median["rti_auto"] for n in ("ddpm100", "ddim10", "ddim4")}
+        over = {n: ms / median["rti_auto"] for n, ms in median.items() if n in BASELINES}
         return {"latency_ms": median, "latency_p95_ms": late, "speedup": over}
 
 
@@ -181,7 +184,7 @@ def _summary(found: dict[_Cell, list[dict[str, Any]]]) -> dict[str, Any]:
         else:
             name = f"every {cell.replan}{', pushed' if cell.push else ''}"
             rest.setdefault(name, {}).setdefault(cell.method, {})[cell.task] = rate
-    for method in METHODS:
+    for method in results["success"]:
         rows = [row for cell, part in _main(found, method) for row in part]
         decisions = max(sum(row["decisions"] for row in rows), 1)
         results["nfe"][method] = sum(row["evaluations"] for row in rows) / decisions

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from fkdiff._version import __version__
-from fkdiff.commands import bench, doctor, generate, lists, show, sweep
+from fkdiff.commands import bench, doctor, generate, lists, policy, show, sweep
 from fkdiff.commands.stops import Stop
 
 __all__ = ["app", "main"]
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.command(epilog=generate.EXAMPLE)(generate.generate)
 app.command(epilog=sweep.EXAMPLE)(sweep.sweep)
 app.command(epilog=show.EXAMPLE)(show.show)
+app.add_typer(policy.app, epilog=policy.EVAL_EXAMPLE)
 app.command(epilog=lists.REWARDS_EXAMPLE)(lists.rewards)
 app.command(epilog=lists.ZOO_EXAMPLE)(lists.zoo)
 app.command(epilog=bench.EXAMPLE)(bench.bench)

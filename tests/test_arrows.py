@@ -25,10 +25,11 @@ MAY = {
     "steering": {"smc", "processes", "terms", "taps", "result", "run"},
     "sampling": {"smc", "processes", "terms", "result", "run"},
     "rewards": {"terms", "zoo"},
-    "zoo": {"_version", "processes"},
+    "policy": {"smc", "processes", "terms", "result", "run"},
+    "zoo": {"_version", "processes", "policy"},
     "pipelines": CORE,
-    "report": CORE | {"rewards", "zoo"},
-    "bench": CORE | {"zoo", "rewards"},
+    "report": CORE | {"rewards", "zoo", "policy"},
+    "bench": CORE | {"zoo", "rewards", "policy"},
 }
 # A result saves itself: the one upward arrow, taken inside a method.
 EXCEPTIONS = {("result", "report")}

@@ -29,12 +29,17 @@ __all__ = [
 
 _HERE = Path(__file__).parent
 _ADAPTERS = {"emoji-rl": "emoji_rl"}
-_FOLDERS = {"emoji": "emoji", "emoji-clip": "emoji_clip", **_ADAPTERS}
+_FOLDERS = {
+    "emoji": "emoji",
+    "emoji-clip": "emoji_clip",
+    "metaworld": "metaworld",
+    **_ADAPTERS,
+}
 
 
 @dataclass(frozen=True)
 class Model:
-    """One bundled model; `kind` is "pipeline", "dual encoder" or "adapter"."""
+    """One bundled model; `kind` is "pipeline", "dual encoder", "adapter" or "policy"."""
 
     name: str
     folder: Path
@@ -74,7 +79,7 @@ def path(name: str) -> Path:
     """The folder of a bundled model.
 
     Args:
-        name: "emoji", "emoji-clip" or "emoji-rl".
+        name: "emoji", "emoji-clip", "emoji-rl" or "metaworld".
 
     >>> path("emoji-clip").name
     'emoji_clip'

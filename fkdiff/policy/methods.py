@@ -1,0 +1,136 @@
+"""Ways to take decisions, by name: usual solvers, warm starts, and controls that should fail."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fkdiff.policy.calibration import Calibration
+from fkdiff.policy.denoising import Denoiser
+from fkdiff.policy.levels import Levels
+from fkdiff.policy.sampler import ChunkSampler, Decision
+from fkdiff.policy.warm_start import WarmStart, shifted
+
+__all__ = ["METHODS", "Controller", "make_method"]
+
+PUBLISHED = (3, 1, 0)
+"""The list of levels published for Lift and BlockPush."""
+
+METHODS = {
+    "ddpm100": "DDPM over every level, from noise",
+    "ddim10": "DDIM in 10 evaluations, from noise",
+    "ddim4": "DDIM in 4 evaluations, from noise",
+    "ddim2": "DDIM in 2 evaluations, from noise",
+    "rti_paper": f"clean guess, levels {list(PUBLISHED)}, each step one level down, as published",
+    "rti_auto": "guess noised to the automatic K', one evaluation, cold after a jump",
+    "hold": "control: the old chunk moved on, nothing denoised",
+    "wrong_chunk": "control: the guess of another environment, never cold",
+}
+
+
+class Controller(Protocol):
+    """What takes decisions for several environments."""
+
+    def reset(self, env_ids: Sequence[int] | None = None) -> None:
+        """Forget some environments, None for all."""
+        ...
+
+    def decide(
+        self, observation: Tensor, env_ids: Sequence[int] | None = None, executed: int = 1
+    ) -> Decision:
+        """Chunks of actions for n environments."""
+        ...
+
+
+def make_method(
+    name: str,
+    denoiser: Denoiser,
+    levels: Levels,
+    shape: tuple[int, int],
+    calibration: Calibration | None = None,
+    seed: int = 0,
+) -> Controller:
+    """The controller of a method.
+
+    Arguments:
+        name: One of `METHODS`.
+        denoiser: The policy's network.
+        levels: Its levels; the solver's noise is the method's own.
+        shape: (H, D).
+        calibration: For "rti_auto" and "wrong_chunk".
+        seed: Seed of all noise.
+
+    Raises:
+        ValueError: If there is no such method, or it lacks its calibration.
+    """
+    if name not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {name!r}")
+    ddpm, ddim = replace(levels, eta=1.0), replace(levels, eta=0.0)
+
+    def sampler(which: Levels, warm: WarmStart | None, cold: int | None = None) -> ChunkSampler:
+        return ChunkSampler(
+            denoiser, which, shape, warm, calibration, cold_evaluations=cold, seed=seed
+        )
+
+    if name in ("rti_auto", "wrong_chunk"):
+        if calibration is None:
+            raise ValueError(
+                f"{name} must have a calibration; make one: `fkdiff policy calibrate`"
+            )
+        if name == "wrong_chunk":
+            return _WrongChunk(sampler(ddim, WarmStart()))
+        return sampler(ddim, WarmStart(jump=calibration.jump, max_error=calibration.max_error))
+    builders: dict[str, Callable[[], Controller]] = {
+        "ddpm100": lambda: sampler(ddpm, None),
+        "rti_paper": lambda: sampler(ddpm, WarmStart(start=1, noise="none", skipping=PUBLISHED)),
+        "hold": lambda: _Hold(sampler(ddim, None)),
+    }
+    if name in builders:
+        return builders[name]()
+    return sampler(ddim, None, int(name.removeprefix("ddim")))
+
+
+class _Hold:
+    """Decides once an episode and then only moves the chunk on."""
+
+    def __init__(self, sampler: ChunkSampler) -> None:
+        self.sampler = sampler
+
+    def reset(self, env_ids: Sequence[int] | None = None) -> None:
+        self.sampler.reset(env_ids)
+
+    def decide(
+        self, observation: Tensor, env_ids: Sequence[int] | None = None, executed: int = 1
+    ) -> Decision:
+        ids = list(range(len(observation))) if env_ids is None else list(env_ids)
+        known = self.sampler.memory.known(ids)
+        new = [row for row, knows in enumerate(known.tolist()) if not knows]
+        if new:
+            self.sampler.decide(observation[new], [ids[row] for row in new], executed)
+        chunks = self.sampler.memory.chunks(ids)
+        moved = torch.where(known[:, None, None], shifted(chunks, executed, "repeat"), chunks)
+        self.sampler.memory.keep(ids, moved, observation)
+        count = (~known) * len(self.sampler.cold_plan)
+        return Decision(moved, moved, ~known, known, count)
+
+
+class _WrongChunk:
+    """Starts each environment from its neighbour's chunk."""
+
+    def __init__(self, sampler: ChunkSampler) -> None:
+        self.sampler = sampler
+
+    def reset(self, env_ids: Sequence[int] | None = None) -> None:
+        self.sampler.reset(env_ids)
+
+    def decide(
+        self, observation: Tensor, env_ids: Sequence[int] | None = None, executed: int = 1
+    ) -> Decision:
+        ids = list(range(len(observation))) if env_ids is None else list(env_ids)
+        memory = self.sampler.memory
+        kept = [env for env, knows in zip(ids, memory.known(ids).tolist(), strict=True) if knows]
+        if kept:
+            memory.keep(kept, memory.chunks(kept).roll(1, 0), memory.observations(kept))
+        return self.sampler.decide(observation, ids, executed)

@@ -1,0 +1,228 @@
+"""Several chunks for each environment, steered by rewards of trajectories under the one engine.
+
+Every particle starts warm from its own last chunk, never from a neighbour's or from a mean: chunks
+that pass an obstacle on different sides stay on their sides from one decision to the next. The
+weights of a decision start equal; its target is the law of the chain from those starts, tilted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fkdiff.policy.denoising import estimate
+from fkdiff.policy.levels import Plan
+from fkdiff.policy.sampler import ChunkSampler
+from fkdiff.policy.warm_start import ChunkMemory, shifted
+from fkdiff.processes import randn_rows, sde_step
+from fkdiff.processes.streams import stream
+from fkdiff.result import Result
+from fkdiff.run import SELECTS, Run
+from fkdiff.smc import Resample
+from fkdiff.terms.cost import Cost
+from fkdiff.terms.step import Step
+from fkdiff.terms.term import Term
+
+__all__ = ["SteeredDecision", "SteeredPolicy"]
+
+_DEFAULT_RESAMPLE = Resample()
+
+
+@dataclass(frozen=True)
+class SteeredDecision:
+    """What was decided for n environments.
+
+    Arguments:
+        actions: The selected chunk of each, shape (n, H, D).
+        chunks: All particles in the policy's units, shape (n, K, H, D).
+        cold: Whether each environment was decided from noise, shape (n,), bool.
+        steering: The record of each run: cold environments first, then warm ones.
+    """
+
+    actions: Tensor
+    chunks: Tensor
+    cold: Tensor
+    steering: tuple[Result, ...]
+
+
+class SteeredPolicy:
+    """A policy that considers K chunks and lets terms weigh them.
+
+    Arguments:
+        sampler: Denoiser, levels, warm start; its own memory isn't used.
+        terms: Such as `Tilt(obstacle_distance(...), scale=50)`. Rewards read "actions" and may
+            ask for `observations`.
+        particles: K, at least 1.
+        resample: When and how to resample within a decision, None never.
+        select: "best" (the largest log-twist) or "sample" (a weighted draw).
+        seed: Seed of all noise.
+
+    Raises:
+        ValueError: If a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        sampler: ChunkSampler,
+        *terms: Term,
+        particles: int = 8,
+        resample: Resample | None = _DEFAULT_RESAMPLE,
+        select: str = "best",
+        seed: int = 0,
+    ) -> None:
+        if particles < 1:
+            raise ValueError(f"particles must be at least 1, got {particles}")
+        if select not in SELECTS[:2]:
+            raise ValueError(f"select must be 'best' or 'sample', got {select!r}")
+        self.sampler, self.terms, self.particles = sampler, terms, particles
+        self.resample, self.select, self.seed = resample, select, seed
+        self.memory = ChunkMemory()
+        self._decided = 0
+        self._generators: dict[int, list[torch.Generator]] = {}
+
+    def reset(self, env_ids: Sequence[int] | None = None) -> None:
+        """Forget the particles of some environments, None for all."""
+        self.memory.reset(None if env_ids is None else list(env_ids))
+
+    @torch.no_grad()
+    def decide(
+        self, observation: Tensor, env_ids: Sequence[int] | None = None, executed: int = 1
+    ) -> SteeredDecision:
+        """Decide for n environments.
+
+        Arguments:
+            observation: Shape (n, O), finite.
+            env_ids: A number for each environment, None for 0 to n - 1.
+            executed: Actions executed since the last decision, in [0, H].
+
+        Raises:
+            ValueError: If an argument is out of range; nothing is changed then.
+        """
+        observation, ids, bad = self.sampler.check(observation, env_ids, executed)
+        if bool(bad.any()):
+            raise ValueError("observation must be finite to steer; particles can't be held")
+        cold = ~self.memory.known(ids) | self.sampler.is_cold
+        shape = (len(ids), self.particles, *self.sampler.shape)
+        chunks, chosen = observation.new_zeros(shape), torch.zeros(len(ids), dtype=torch.int64)
+        records = []
+        for rows, warm in ((cold, False), (~cold, True)):
+            if not bool(rows.any()):
+                continue
+            own = [env for env, on in zip(ids, rows.tolist(), strict=True) if on]
+            result = self._run(own, observation[rows], executed, warm)
+            chunks[rows], chosen[rows] = result.latents.to(chunks), result.selected[:, 0]
+            records.append(result)
+        self.memory.keep(ids, chunks, observation)
+        self._decided += 1
+        actions = self.sampler.executed_units(chunks[torch.arange(len(ids)), chosen])
+        return SteeredDecision(actions, chunks, cold, tuple(records))
+
+    def _run(self, ids: list[int], observation: Tensor, executed: int, warm: bool) -> Result:
+        run = Run(
+            prompts=[f"environment {env}" for env in ids],
+            particles=self.particles,
+            terms=self.terms,
+            resample=self.resample,
+            monitor=(),
+            select=self.select,
+            wanted=1,
+            seed=self._decision_seed(),
+            cost=Cost(),
+        )
+        rows = observation.repeat_interleave(self.particles, 0)
+        generators = [g for env in ids for g in self._streams(env)]
+        plan = self.sampler.warm_plan if warm else self.sampler.cold_plan
+        x = self._begin(ids, plan, executed, generators) if warm else None
+        if x is None:
+            x = randn_rows(rows.new_zeros(len(rows), *self.sampler.shape), generators)
+        with run.cost.time("total"):
+            _Loop(self.sampler, plan, run, rows, generators)(x)
+        targets = [term.target for term in self.terms] or ["law of the chain"]
+        settings = {"loop": "policy", "warm": warm, "evaluations": len(plan)}
+        settings |= {"particles": self.particles, "terms": [repr(term) for term in self.terms]}
+        result = run.result("; ".join(targets) + " from its start", settings)
+        assert result is not None
+        return result
+
+    def _begin(
+        self, ids: list[int], plan: Plan, executed: int, generators: list[torch.Generator]
+    ) -> Tensor:
+        """Each particle's own last chunk, moved on and noised, shape (N, H, D)."""
+        warm, first = self.sampler.warm, plan.path[0]
+        assert warm is not None
+        last = self.memory.chunks(ids).flatten(0, 1)
+        noise = randn_rows(last, generators)
+        guess = shifted(last, executed, warm.fill, noise)
+        return warm.start_from(guess, first.alpha, first.sigma, randn_rows(last, generators))
+
+    def _streams(self, env: int) -> list[torch.Generator]:
+        if env not in self._generators:
+            keys = range(self.particles)
+            self._generators[env] = [stream(self.seed, env, k, "policy") for k in keys]
+        return self._generators[env]
+
+    def _decision_seed(self) -> int:
+        return stream(self.seed, self._decided, "decision").initial_seed()
+
+
+@dataclass
+class _Loop:
+    """Owns the chunks of a decision; hands each transition to the engine."""
+
+    sampler: ChunkSampler
+    plan: Plan
+    run: Run
+    observation: Tensor
+    generators: list[torch.Generator]
+    micro_batch: int | None = None
+    cost: Cost = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.cost = self.run.cost
+
+    def decode(self, latents: Tensor, inputs: str) -> Any:
+        """Chunks as rewards read them: "actions" in executed units, "latents" in the policy's."""
+        if inputs == "latents":
+            return latents
+        if inputs != "actions":
+            raise ValueError(
+                f"rewards must read actions or latents for a policy, got {inputs!r}; "
+                "wrap the function: as_reward(fn, inputs='actions')"
+            )
+        return self.sampler.executed_units(latents)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Run the plan from noisy chunks (N, H, D)."""
+        parents, total = torch.arange(len(x)), len(self.plan)
+        for index, path in enumerate(self.plan.path):
+            may = self.run.may_resample(index, total)
+            # Copies must be able to separate, so a run that can resample takes noisy steps.
+            eta = 1.0 if self.run.resamples else self.plan.eta
+            t, seen = self.plan.timesteps[index], self.observation
+            with self.cost.time("denoise"):
+                x0 = estimate(self.sampler.denoiser, self.sampler.levels, x, t, path, seen)
+            self.cost.denoiser_evaluations += len(x)
+            kernel = sde_step(x, x0, path, eta)
+            noise = kernel.std * randn_rows(x, self.generators) if kernel.std else 0.0
+            step = Step(
+                index=index,
+                total=total,
+                x=x,
+                x_next=kernel.mean + noise,
+                path=path,
+                prompts=len(self.run.prompts),
+                particles=self.run.particles,
+                context={"observations": list(seen)},
+                log_w=self.run.log_w,
+                may_resample=may,
+                parents=parents,
+                source=self,
+                estimate=lambda x0=x0: x0,
+                kernel=kernel,
+            )
+            rows = self.run.transition(step)
+            parents = torch.arange(len(x)) if rows is None else rows
+            x = step.x_next[parents.to(x.device)]
+        return x

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fkdiff.pipelines.fk_stable_diffusion import FKStableDiffusionPipeline
     from fkdiff.pipelines.fk_stable_diffusion_3 import FKStableDiffusion3Pipeline
     from fkdiff.pipelines.fk_stable_diffusion_xl import FKStableDiffusionXLPipeline
+    from fkdiff.pipelines.gumbel_flow import GumbelFlowPipeline
 
 __all__ = [
     "FKDiTPipeline",
@@ -23,6 +24,7 @@ __all__ = [
     "FKStableDiffusion3Pipeline",
     "FKStableDiffusionPipeline",
     "FKStableDiffusionXLPipeline",
+    "GumbelFlowPipeline",
 ]
 
 _HOMES = {
@@ -33,6 +35,7 @@ _HOMES = {
     "FKStableDiffusion3Pipeline": "fk_stable_diffusion_3",
     "FKStableDiffusionPipeline": "fk_stable_diffusion",
     "FKStableDiffusionXLPipeline": "fk_stable_diffusion_xl",
+    "GumbelFlowPipeline": "gumbel_flow",
 }
 
 

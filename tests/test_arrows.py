@@ -24,11 +24,12 @@ MAY = {
     "run": {"smc", "processes", "terms", "result"},
     "steering": {"smc", "processes", "terms", "taps", "result", "run"},
     "sampling": {"smc", "processes", "terms", "result", "run"},
+    "sequences": CORE | {"zoo"},
     "rewards": {"terms", "zoo"},
     "zoo": {"_version"},
-    "pipelines": CORE,
+    "pipelines": CORE | {"sequences"},
     "report": CORE | {"rewards", "zoo"},
-    "bench": CORE | {"zoo", "rewards"},
+    "bench": CORE | {"zoo", "rewards", "sequences"},
 }
 # A result saves itself: the one upward arrow, taken inside a method.
 EXCEPTIONS = {("result", "report")}

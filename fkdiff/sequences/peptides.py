@@ -23,7 +23,7 @@ __all__ = ["CLASSES", "LENGTHS", "Peptide", "peptides"]
 CLASSES = ("AMP", "UniProt")
 LENGTHS = (7, 50)
 FOLDER = Path("training/peptides")
-FLOW = Fit(steps=900, lr=2e-3, warmup=100, hold=0.3, ema=0.998, seed=0)
+FLOW = Fit(steps=1500, lr=3e-3, warmup=100, hold=0.3, ema=0.998, seed=0)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def flow(resume: bool = False, fit: Fit = FLOW) -> Trainer:
         net = SimplexDenoiser(
             alphabet.letters,
             LENGTHS[1],
-            width=96,
+            width=64,
             layers=4,
             heads=4,
             classes=CLASSES,
@@ -88,7 +88,9 @@ def flow(resume: bool = False, fit: Fit = FLOW) -> Trainer:
         [alphabet.encode(p.sequence) for p in known],
         torch.tensor([CLASSES.index(p.label) for p in known]),
     )
-    return fit_flow(net, GumbelPath(len(alphabet)), data, fit, FOLDER / "flow", resume=resume)
+    return fit_flow(
+        net, GumbelPath(len(alphabet)), data, fit, FOLDER / "flow", batch=32, resume=resume
+    )
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from fkdiff._version import __version__
-from fkdiff.commands import bench, doctor, generate, lists, show
+from fkdiff.commands import bench, doctor, generate, lists, sequence, show
 from fkdiff.commands.stops import Stop
 
 __all__ = ["app", "main"]
@@ -23,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(epilog=generate.EXAMPLE)(generate.generate)
+app.add_typer(sequence.app, name="sequence")
 app.command(epilog=show.EXAMPLE)(show.show)
 app.command(epilog=lists.REWARDS_EXAMPLE)(lists.rewards)
 app.command(epilog=lists.ZOO_EXAMPLE)(lists.zoo)

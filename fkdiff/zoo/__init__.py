@@ -27,12 +27,12 @@ __all__ = [
 ]
 
 _HERE = Path(__file__).parent
-_FOLDERS = {"emoji": "emoji", "emoji-clip": "emoji_clip"}
+_FOLDERS = {"emoji": "emoji", "emoji-clip": "emoji_clip", "peptides": "peptides"}
 
 
 @dataclass(frozen=True)
 class Model:
-    """One bundled model; `kind` is "pipeline" or "dual encoder"."""
+    """One bundled model; `kind` is "pipeline", "dual encoder" or "sequence flow"."""
 
     name: str
     folder: Path
@@ -67,7 +67,7 @@ def path(name: str) -> Path:
     """The folder of a bundled model.
 
     Args:
-        name: "emoji" or "emoji-clip".
+        name: One of `MODELS`.
 
     >>> path("emoji-clip").name
     'emoji_clip'

@@ -28,6 +28,7 @@ __all__ = [
     "gumbel",
     "log_likelihood",
     "mixture_score",
+    "pull_back",
     "simplex_step",
     "simplex_velocity",
 ]
@@ -231,11 +232,27 @@ def mixture_score(z: Tensor, p: Tensor, alpha: Level, sigma: Level) -> Tensor:
         alpha: Gain, a number or broadcastable to (..., 1).
         sigma: Scale of the noise, positive, likewise.
     """
+    return pull_back(z, p, alpha, sigma) - 1 / sigma
+
+
+def pull_back(z: Tensor, u: Tensor, alpha: Level, sigma: Level) -> Tensor:
+    r"""Gradient with respect to the logits of the posterior, carried back to $z$.
+
+    $(J^\top u)_i = \sum_k u_k\, \partial \ell_k / \partial z_i = T K w_i \big[\sum_k u_k /
+    (1 + m w_k) + m\,u_i / (1 + m w_i)\big]$ up to its mean, with the letters of `mixture_score`:
+    through the likelihood of the token's own position, in O(K). It vanishes where $z$ tells
+    nothing of the token. Where u sums to 0 it does.
+
+    Arguments:
+        z: Centred logits, shape (..., K).
+        u: Gradient, same shape.
+        alpha: Gain, a number or broadcastable to (..., 1).
+        sigma: Scale of the noise, positive, likewise.
+    """
     a = torch.as_tensor(alpha / sigma, dtype=z.dtype, device=z.device)
     w, m = (-z / sigma).softmax(-1), torch.expm1(a)
-    share = p / (1 + m * w)
-    pull = w * (share.sum(-1, keepdim=True) + m * share)
-    return (z.shape[-1] * pull - 1) / sigma
+    share = u / (1 + m * w)
+    return z.shape[-1] / sigma * w * (share.sum(-1, keepdim=True) + m * share)
 
 
 def simplex_velocity(x: Tensor, p: Tensor, rate: Level) -> Tensor:

@@ -10,11 +10,12 @@ References:
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from fkdiff.processes.simplex import Simplex, pull_back
 from fkdiff.terms.reward import Reward, as_reward
 from fkdiff.terms.term import Weightless
 
@@ -91,14 +92,17 @@ def _shape(values: Any) -> str:
 class StraightThrough(Weightless):
     r"""Guide a flow on sequences by the straight-through gradient of a classifier.
 
-    Adds the drift $\gamma\, \alpha'_t\, u$ to centred logits, u from `straight_through`. With the
-    stochastic step, $\epsilon^2 = \eta^2 \alpha'$, the particles carry the proposal ratio
+    Adds the drift $\delta = \gamma\, \alpha'_t\, u$ to centred logits. In the published form u is
+    the gradient with respect to the network's logits, from `straight_through`. By default it is
+    carried back to z (`pull_back`), which makes it vanish where z tells nothing yet, and $\gamma =
+    \eta^2 \lambda$ about the best proposal for `Tilt(guide, scale=lambda)`. With the stochastic
+    step, $\epsilon^2 = \eta^2 \alpha'$, the particles carry the proposal ratio
 
     $$\log \frac{p}{\tau} = -\frac{\delta \cdot (z' - \mu)}{\epsilon^2}
     + \frac{|\delta|^2 dt}{2 \epsilon^2}$$
 
-    ($\mu$ the unguided mean, $\delta$ the drift), so that the weighted cloud stands for the
-    unguided law times whatever the other terms ask for. With `reweight=False` it is a heuristic.
+    ($\mu$ the unguided mean), so that the weighted cloud stands for the unguided law times
+    whatever the other terms ask for. With `reweight=False` it is a heuristic.
 
     Arguments:
         guide: A differentiable reward of kind "simplex", or a formula over several
@@ -109,6 +113,7 @@ class StraightThrough(Weightless):
         temperature: T of the draws, positive.
         window: Shares of the run between which it guides.
         reweight: Whether particles carry the proposal ratio.
+        space: "state" carries the gradient back to z, "logits" is the published form.
 
     Raises:
         ValueError: If an argument is out of range, or the guide has no gradient.
@@ -128,6 +133,7 @@ class StraightThrough(Weightless):
     temperature: float = 1.0
     window: tuple[float, float] = (0.0, 1.0)
     reweight: bool = True
+    space: Literal["state", "logits"] = "state"
 
     def __post_init__(self) -> None:
         guide = self.guide
@@ -139,6 +145,8 @@ class StraightThrough(Weightless):
                 f"guide must be a differentiable reward of kind simplex, got {guide.name!r} of "
                 f"kind {guide.inputs}; use it with Tilt, which needs no gradient"
             )
+        if self.space not in ("state", "logits"):
+            raise ValueError(f"space must be state or logits, got {self.space!r}")
         if not math.isfinite(self.scale):
             raise ValueError(f"scale must be finite, got {self.scale}")
         if self.draws < 1:
@@ -169,10 +177,20 @@ class StraightThrough(Weightless):
         """Whether it guides where this share of the run is done, in [0, 1)."""
         return self.scale != 0 and self.window[0] <= progress < self.window[1]
 
-    def drift(self, logits: Tensor, mask: Tensor, uniform: Tensor) -> Tensor:
+    def drift(
+        self, z: Tensor, logits: Tensor, levels: Simplex, mask: Tensor, uniform: Tensor
+    ) -> Tensor:
         r"""$\gamma u$: drift of the centred logits per unit of gain, shape (n, L, K).
 
-        Arguments are those of `straight_through`.
+        Arguments:
+            z: Centred logits, shape (n, L, K).
+            logits: Of the posterior, same shape.
+            levels: The transition.
+            mask: True where there is a position, shape (n, L), bool.
+            uniform: Uniform numbers in [0, 1), shape (n, M, L).
         """
         guide: Any = self.guide
-        return self.scale * straight_through(guide, logits, mask, uniform, self.temperature)
+        u = straight_through(guide, logits, mask, uniform, self.temperature)
+        if self.space == "state":
+            u = pull_back(z, u, levels.alpha, levels.sigma)
+        return self.scale * u

@@ -236,7 +236,7 @@ class _Loop:
         if self.guidance is not None and draws is not None:
             uniform = torch.special.ndtr(draws.draw())
             if self.guidance.active(index / total):
-                guided = pushed(plain, self._drift(logits, uniform), levels)
+                guided = pushed(plain, self._drift(z, logits, levels, uniform), levels)
         drawn = guided.mean
         if guided.std:
             drawn = drawn + guided.std * self._inside(centre(noise.draw()))
@@ -287,14 +287,18 @@ class _Loop:
         self.cost.denoiser_evaluations += len(z)
         return torch.cat(parts).float()
 
-    def _drift(self, logits: Tensor, uniform: Tensor) -> Tensor:
+    def _drift(self, z: Tensor, logits: Tensor, levels: Simplex, uniform: Tensor) -> Tensor:
         assert self.guidance is not None
         guide: Any = self.guidance.guide
         size = self.micro_batch or len(logits)
         with self.cost.time("guide"):
             parts = [
                 self.guidance.drift(
-                    logits[i : i + size], self.mask[i : i + size], uniform[i : i + size]
+                    z[i : i + size],
+                    logits[i : i + size],
+                    levels,
+                    self.mask[i : i + size],
+                    uniform[i : i + size],
                 )
                 for i in range(0, len(logits), size)
             ]

@@ -26,15 +26,15 @@ __all__ = ["METHODS", "run"]
 METHODS = ("plain", "bon", "stg", "fk", "stg_fk")
 LENGTH = 20
 PARTICLES = 4
-SCALE = 1.0
-GUIDANCE = 1.0
+SCALE = 2.0
+GUIDANCE = 2.0
 
 
 def run(quick: bool = False, seed: int = 0) -> dict[str, Any]:
     """Design with each method and judge.
 
     Arguments:
-        quick: 24 designs in place of 500, 10 steps in place of 40.
+        quick: 24 designs in place of 500, 10 steps in place of 24.
         seed: Seed of all methods.
 
     Returns:
@@ -45,7 +45,7 @@ def run(quick: bool = False, seed: int = 0) -> dict[str, Any]:
     Raises:
         ModuleNotFoundError: If macrel isn't installed.
     """
-    n, steps = (24, 10) if quick else (500, 40)
+    n, steps = (24, 10) if quick else (500, 24)
     settings = {
         "seed": seed, "n": n, "steps": steps, "length": LENGTH, "particles": PARTICLES,
         "scale": SCALE, "guidance": GUIDANCE,

@@ -18,7 +18,8 @@ def pipe():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = SimplexDenoiser("ACGT", 8, width=16, layers=1, heads=2, classes=("x", "y")).eval()
-        torch.nn.init.normal_(net.write.weight)
+        for part in (net.write, net.modulate, net.label):  # as if it had been trained
+            torch.nn.init.normal_(part.weight)
     made = GumbelFlowPipeline(net, GumbelFlowScheduler(4))
     made.set_progress_bar_config(disable=True)
     return made

@@ -84,9 +84,9 @@ def test_training_leaves_the_global_generator_alone(tmp_path):
 
 @pytest.mark.parametrize("loss", ["flow", "score"])
 def test_training_learns_what_goes_with_what(tmp_path, loss):
-    net = tiny()
+    net = tiny(classes=("a", "b"))
     fit = Fit(steps=150, lr=1e-2, warmup=10, ema=0.9)
-    before = tiny().eval()
+    before = tiny(classes=("a", "b")).eval()
     fit_flow(net, GumbelPath(4), data(), fit, tmp_path, batch=32, loss=loss)
     rows, _ = data().batch(range(20))
     t = torch.full((20,), 0.3)

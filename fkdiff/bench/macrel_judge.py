@@ -3,6 +3,7 @@
 import gzip
 from collections.abc import Sequence
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,6 @@ def macrel(sequences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         session = onnxruntime.InferenceSession(
             gzip.decompress(packed), providers=["CPUExecutionProvider"]
         )
-        (told,) = session.run(["output_probability"], {"input_features": rows})
-        found.append(np.array([row[label] for row in told]))
+        told: Any = session.run(["output_probability"], {"input_features": rows})
+        found.append(np.array([row[label] for row in told[0]]))
     return found[0], found[1]

@@ -80,7 +80,7 @@ def _terms(method: str) -> list[Any]:
 def _drawn(pipe: GumbelFlowPipeline, method: str, n: int, steps: int, seed: int) -> dict[str, Any]:
     one = method in ("plain", "stg")
     pipe.set_progress_bar_config(desc=method)
-    result = pipe(
+    steered: Any = pipe(
         n,
         LENGTH,
         num_inference_steps=steps * PARTICLES if one else steps,
@@ -89,8 +89,8 @@ def _drawn(pipe: GumbelFlowPipeline, method: str, n: int, steps: int, seed: int)
         particles=1 if one else PARTICLES,
         resample=None if method in ("plain", "bon", "stg") else Resample(window=(0.1, 1.0)),
         select="best" if method == "bon" else "sample",
-    ).steering
-    assert result is not None
+    )
+    result = steered.steering
     rows = zip(result.latents.argmax(-1), result.selected[:, 0].tolist(), strict=True)
     calls = result.cost.reward_calls
     return {

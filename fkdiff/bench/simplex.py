@@ -76,15 +76,15 @@ def _divergence(k: int, schedule: Schedule, n: int, training: int, steps: int, s
     counts = torch.zeros(LENGTH, k, dtype=torch.float64)
     size = max(64, 2**18 // (LENGTH * k))  # stays in the cache
     for start in range(0, n, size):
-        tokens = pipe(
+        drawn: Any = pipe(
             min(size, n - start),
             num_inference_steps=steps,
             generator=generator,
             output_type="tokens",
-        ).sequences
-        counts += torch.nn.functional.one_hot(tokens, k).sum(0)
-    drawn = counts / n
-    return float(torch.xlogy(drawn, drawn / target).sum(1).mean())
+        )
+        counts += torch.nn.functional.one_hot(drawn.sequences, k).sum(0)
+    shares = counts / n
+    return float(torch.xlogy(shares, shares / target).sum(1).mean())
 
 
 def _trained(

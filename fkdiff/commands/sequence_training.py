@@ -167,7 +167,15 @@ def _guide(asked: Training, alphabet: "Alphabet", records: "list[Record]", name:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(asked.seed)
         guide = ConvGuide(alphabet.letters)
-    fit = Fit(min(400, asked.steps), 2e-3, warmup=50, hold=0.3, ema=0.99, weight_decay=0.05, seed=asked.seed)
+    fit = Fit(
+        min(400, asked.steps),
+        2e-3,
+        warmup=50,
+        hold=0.3,
+        ema=0.99,
+        weight_decay=0.05,
+        seed=asked.seed,
+    )
     stem = re.sub(r"\W+", "_", name)
     fit_guide(guide, inside, outside, fit, asked.out / "training" / f"guide_{stem}")
     with torch.no_grad():

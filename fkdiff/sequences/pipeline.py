@@ -1,6 +1,6 @@
 """A diffusers pipeline for Gumbel-softmax flows on sequences."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -180,7 +180,7 @@ class GumbelFlowPipeline(DiffusionPipeline):
                 monitor=monitor,
                 select=select,
                 seed=None if first is None else first.initial_seed(),
-                bar=self.progress_bar,
+                bar=self._bar,
             )
             chosen = zip(result.latents, result.selected, strict=True)
             vertices = torch.cat([cloud[slots] for cloud, slots in chosen])
@@ -188,6 +188,11 @@ class GumbelFlowPipeline(DiffusionPipeline):
         if not return_dict:
             return (sequences,) if result is None else (sequences, result)
         return GumbelFlowPipelineOutput(sequences, result)
+
+    def _bar(self, steps: Iterable[Any]) -> Iterable[Any]:
+        """The pipeline's own progress bar, whose type diffusers doesn't tell."""
+        bar: Any = self.progress_bar
+        return bar(steps)
 
     def _plain(
         self,
@@ -207,7 +212,7 @@ class GumbelFlowPipeline(DiffusionPipeline):
         )
         z = self.scheduler.initial(_uniform(shape, generator).to(device)).float()
         z = z * mask[..., None]
-        for index, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
+        for index, t in enumerate(self._bar(self.scheduler.timesteps)):
             levels = self.scheduler.levels(t)
             logits = self.denoiser(
                 z.to(self.denoiser.dtype), levels.alpha, levels.sigma, mask, labels.to(device)

@@ -12,7 +12,7 @@ import torch
 
 from fkdiff import zoo
 from fkdiff.bench.macrel_judge import macrel
-from fkdiff.bench.progress import Kept
+from fkdiff.bench.progress import Kept, one_thread
 from fkdiff.sequences.designs import diversity, nearest
 from fkdiff.sequences.fasta import read_fasta
 from fkdiff.sequences.guidance import StraightThrough
@@ -30,6 +30,7 @@ SCALE = 2.0
 GUIDANCE = 2.0
 
 
+@one_thread()
 def run(quick: bool = False, seed: int = 0) -> dict[str, Any]:
     """Design with each method and judge.
 

@@ -1,13 +1,16 @@
 """Benches that take long keep what they have: a cut run goes on where it stopped."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fkdiff._version import __version__
 
-__all__ = ["Kept"]
+__all__ = ["Kept", "one_thread"]
 
 FOLDER = Path("runs/bench")
 
@@ -43,3 +46,14 @@ class Kept:
                 partial.write_text(text, encoding="utf-8")
                 partial.replace(self.file)
         return self.parts[name]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for networks so small that several would wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import torch
 from tqdm import tqdm
 
-from fkdiff.bench.progress import Kept
+from fkdiff.bench.progress import Kept, one_thread
 from fkdiff.processes.simplex import Schedule
 from fkdiff.sequences.denoiser import SimplexDenoiser
 from fkdiff.sequences.losses import flow_matching_loss
@@ -33,6 +33,7 @@ PUBLISHED = {
 }
 
 
+@one_thread()
 def run(quick: bool = False, seed: int = 0) -> dict[str, Any]:
     """Train and sample for each alphabet and schedule.
 

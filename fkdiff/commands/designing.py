@@ -96,7 +96,8 @@ def _folder(model: str) -> Path:
 
     from fkdiff import zoo
 
-    flows = [name for name in zoo.MODELS if zoo.card(name).get("kind") == "sequence flow"]
+    there = [name for name in zoo.MODELS if (zoo.path(name) / "card.json").is_file()]
+    flows = [name for name in there if zoo.card(name)["kind"] == "sequence flow"]
     if model in flows:
         return zoo.path(model)
     folder = Path(model).expanduser()

@@ -126,7 +126,7 @@ class SimplexDenoiser(ModelMixin, ConfigMixin):
         evidence = log_likelihood(z, alpha, sigma).log_softmax(-1)
         place = torch.arange(length, device=z.device)
         end = (mask.sum(1, keepdim=True) - 1 - place).clamp(min=0)
-        h = self.read(k * evidence.exp() - 1)
+        h = self.read(20 * (evidence.exp() - 1 / k))  # of order 1 at any K
         h = h + self.from_start(place) + self.from_end(end)
         given = self.label.num_embeddings - 1 if labels is None else labels
         given = torch.as_tensor(given, device=z.device).expand(n)

@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from fkdiff.processes import Grid
     from fkdiff.result import Result
     from fkdiff.sampling import sample
+    from fkdiff.sequences import (
+        GumbelFlowPipeline,
+        GumbelFlowScheduler,
+        SimplexDenoiser,
+        StraightThrough,
+    )
     from fkdiff.smc import Resample
     from fkdiff.steering import Steered, steer
     from fkdiff.terms import Anneal, Correct, Product, RLGuidance, Tilt, as_reward, minimum
@@ -20,11 +26,15 @@ __all__ = [
     "Anneal",
     "Correct",
     "Grid",
+    "GumbelFlowPipeline",
+    "GumbelFlowScheduler",
     "Product",
     "RLGuidance",
     "Resample",
     "Result",
+    "SimplexDenoiser",
     "Steered",
+    "StraightThrough",
     "Tilt",
     "__version__",
     "as_reward",
@@ -37,11 +47,15 @@ _HOMES = {
     "Anneal": "fkdiff.terms",
     "Correct": "fkdiff.terms",
     "Grid": "fkdiff.processes",
+    "GumbelFlowPipeline": "fkdiff.sequences",
+    "GumbelFlowScheduler": "fkdiff.sequences",
     "Product": "fkdiff.terms",
     "RLGuidance": "fkdiff.terms",
     "Resample": "fkdiff.smc",
     "Result": "fkdiff.result",
+    "SimplexDenoiser": "fkdiff.sequences",
     "Steered": "fkdiff.steering",
+    "StraightThrough": "fkdiff.sequences",
     "Tilt": "fkdiff.terms",
     "as_reward": "fkdiff.terms",
     "minimum": "fkdiff.terms",

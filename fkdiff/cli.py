@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from fkdiff._version import __version__
-from fkdiff.commands import bench, doctor, generate, lists, policy, show, sweep
+from fkdiff.commands import bench, doctor, generate, lists, policy, sequence, show, sweep
 from fkdiff.commands.stops import Stop
 
 __all__ = ["app", "main"]
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 app.command(epilog=generate.EXAMPLE)(generate.generate)
 app.command(epilog=sweep.EXAMPLE)(sweep.sweep)
+app.add_typer(sequence.app, name="sequence")
 app.command(epilog=show.EXAMPLE)(show.show)
 app.add_typer(policy.app, epilog=policy.EVAL_EXAMPLE)
 app.command(epilog=lists.REWARDS_EXAMPLE)(lists.rewards)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fkdiff.pipelines.fk_stable_diffusion import FKStableDiffusionPipeline
     from fkdiff.pipelines.fk_stable_diffusion_3 import FKStableDiffusion3Pipeline
     from fkdiff.pipelines.fk_stable_diffusion_xl import FKStableDiffusionXLPipeline
+    from fkdiff.pipelines.gumbel_flow import GumbelFlowPipeline
     from fkdiff.pipelines.rlg_stable_diffusion import RLGStableDiffusionPipeline
     from fkdiff.pipelines.rlg_stable_diffusion_3 import RLGStableDiffusion3Pipeline
     from fkdiff.pipelines.rlg_stable_diffusion_xl import RLGStableDiffusionXLPipeline
@@ -26,6 +27,7 @@ __all__ = [
     "FKStableDiffusion3Pipeline",
     "FKStableDiffusionPipeline",
     "FKStableDiffusionXLPipeline",
+    "GumbelFlowPipeline",
     "RLGStableDiffusion3Pipeline",
     "RLGStableDiffusionPipeline",
     "RLGStableDiffusionXLPipeline",
@@ -39,6 +41,7 @@ _HOMES = {
     "FKStableDiffusion3Pipeline": "fk_stable_diffusion_3",
     "FKStableDiffusionPipeline": "fk_stable_diffusion",
     "FKStableDiffusionXLPipeline": "fk_stable_diffusion_xl",
+    "GumbelFlowPipeline": "gumbel_flow",
     "RLGStableDiffusion3Pipeline": "rlg_stable_diffusion_3",
     "RLGStableDiffusionPipeline": "rlg_stable_diffusion",
     "RLGStableDiffusionXLPipeline": "rlg_stable_diffusion_xl",

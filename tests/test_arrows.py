@@ -24,12 +24,13 @@ MAY = {
     "run": {"smc", "processes", "terms", "result"},
     "steering": {"smc", "processes", "terms", "taps", "result", "run"},
     "sampling": {"smc", "processes", "terms", "result", "run"},
+    "sequences": CORE | {"zoo"},
     "rewards": {"terms", "zoo"},
     "policy": {"smc", "processes", "terms", "result", "run"},
     "zoo": {"_version", "processes", "policy"},
-    "pipelines": CORE,
+    "pipelines": CORE | {"sequences"},
     "report": CORE | {"rewards", "zoo", "policy"},
-    "bench": CORE | {"zoo", "rewards", "policy"},
+    "bench": CORE | {"zoo", "rewards", "policy", "sequences"},
 }
 # A result saves itself: the one upward arrow, taken inside a method.
 EXCEPTIONS = {("result", "report")}

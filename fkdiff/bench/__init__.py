@@ -23,6 +23,8 @@ BENCHES = {
     "guidance": "plain and corrected guidance on emoji: distance to real scenes, pass rates",
     "rlg": "RL guidance over its weight on emoji: reward, pass rate, distance",
     "compose": "tuning, RL guidance and steering together on emoji, at equal evaluations",
+    "simplex": "KL of Gumbel-softmax flows from the target, 20 to 512 letters, both schedules",
+    "peptides": "designed peptides under an independent judge, at equal network evaluations",
 }
 
 

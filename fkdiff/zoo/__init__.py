@@ -33,13 +33,14 @@ _FOLDERS = {
     "emoji": "emoji",
     "emoji-clip": "emoji_clip",
     "metaworld": "metaworld",
+    "peptides": "peptides",
     **_ADAPTERS,
 }
 
 
 @dataclass(frozen=True)
 class Model:
-    """One bundled model; `kind` is "pipeline", "dual encoder", "adapter" or "policy"."""
+    """One bundled model; `kind` is "pipeline", "dual encoder", "adapter", "sequence flow" or "policy"."""
 
     name: str
     folder: Path
@@ -79,7 +80,7 @@ def path(name: str) -> Path:
     """The folder of a bundled model.
 
     Args:
-        name: "emoji", "emoji-clip", "emoji-rl" or "metaworld".
+        name: One of `MODELS`.
 
     >>> path("emoji-clip").name
     'emoji_clip'

@@ -29,11 +29,11 @@ def test_no_pickles_and_no_art_in_the_tree() -> None:
 def test_card_fields(name: str) -> None:
     card = zoo.card(name)
     fields = {"name", "kind", "summary", "licence", "data", "recipe", "seed", "quality"}
-    fields |= {"defaults"} if card["kind"] == "policy" else {"defaults", "images", "words"}
-    assert fields <= set(card)
+    assert fields | {"defaults"} <= set(card)
     assert card["name"] == name
-    assert card["kind"] == "policy" or set(card["words"]) == zoo.known_words()
-    assert "MIT" in card["licence"]
+    if name.startswith("emoji"):
+        assert card["images"] and set(card["words"]) == zoo.known_words()
+        assert "MIT" in card["licence"]
     model = zoo.MODELS[name]
     assert model.summary
     assert 0.5 < model.megabytes < 30

@@ -1,0 +1,326 @@
+"""A `fkdiff sequence generate` run, from its checked request to its files."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fkdiff.commands.stops import Stop, refused
+
+if TYPE_CHECKING:
+    from fkdiff.result import Result
+    from fkdiff.sequences.designs import Designs
+
+__all__ = ["Request", "run"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of `fkdiff sequence generate`."""
+
+    model: str
+    guide: str | None
+    guidance: float
+    reward: str | None
+    scale: float
+    length: int | None
+    n: int
+    particles: int
+    steps: int
+    draws: int
+    class_label: str | None
+    reweight: bool
+    jaspar: Path | None
+    compare: bool
+    seed: int
+    out: Path
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything a run needs, loaded and checked."""
+
+    request: Request
+    pipe: Any
+    rewards: dict[str, Any]
+    guide: Any
+    reward: Any
+    lengths: list[int]
+    known: list[str]
+
+
+def run(asked: Request) -> None:
+    """Design and write.
+
+    Raises:
+        Stop: If it is refused (nothing is written) or interrupted.
+    """
+    job = _prepared(asked)
+    try:
+        result = _drawn(job, _terms(job), asked.particles, "designs")
+        compared = _compared(job, result) if asked.compare else {}
+    except KeyboardInterrupt:
+        raise Stop("interrupted; nothing had been written yet", code=130) from None
+    _write(job, result, compared)
+
+
+def _prepared(asked: Request) -> _Job:
+    """Load model, guides and rewards; refuse what they can't do."""
+    for name in ("n", "particles", "steps", "draws"):
+        if getattr(asked, name) < 1:
+            raise refused(f"--{name} must be at least 1, got {getattr(asked, name)}")
+    for name in ("guidance", "scale"):
+        if not math.isfinite(getattr(asked, name)):
+            raise refused(f"--{name} must be a finite number, got {getattr(asked, name)}")
+    if not asked.out.absolute().parent.is_dir():
+        raise refused(f"--out {asked.out}: its folder doesn't exist; create it first")
+    if asked.out.is_dir():
+        raise refused(f"--out {asked.out} is a folder; name a file, such as designs.fasta")
+    folder = _folder(asked.model)
+    pipe = _pipeline(folder)
+    rewards = _rewards(asked, folder)
+    known = _known(folder, pipe)
+    lengths = _lengths(asked, pipe, known)
+    try:
+        pipe.denoiser.class_numbers([asked.class_label])
+    except ValueError as error:
+        raise refused(f"--class: {error}") from None
+    guide = _formula(asked.guide, rewards, "--guide")
+    reward = _formula(asked.reward, rewards, "--reward")
+    _check(pipe, guide, reward)
+    return _Job(asked, pipe, rewards, guide, reward, lengths, known)
+
+
+def _folder(model: str) -> Path:
+    import difflib
+
+    from fkdiff import zoo
+
+    there = [name for name in zoo.MODELS if (zoo.path(name) / "card.json").is_file()]
+    flows = [name for name in there if zoo.card(name)["kind"] == "sequence flow"]
+    if model in flows:
+        return zoo.path(model)
+    folder = Path(model).expanduser()
+    if not (folder / "model_index.json").is_file():
+        near = difflib.get_close_matches(model, flows, n=1)
+        hint = f"did you mean {near[0]}?" if near else "`fkdiff sequence train` makes one"
+        raise refused(f"--model {model} is no bundled flow and no folder of one; {hint}")
+    return folder
+
+
+def _pipeline(folder: Path) -> Any:
+    import json
+
+    import torch
+    from diffusers.utils import logging
+
+    from fkdiff.sequences.pipeline import GumbelFlowPipeline
+
+    found = json.loads((folder / "model_index.json").read_text()).get("_class_name")
+    if found != GumbelFlowPipeline.__name__:
+        raise refused(f"--model {folder} is a {found}, not a GumbelFlowPipeline")
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    pipe = GumbelFlowPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipe.denoiser.eval()
+    return pipe
+
+
+def _rewards(asked: Request, folder: Path) -> dict[str, Any]:
+    """Guides of the model and motifs of the user's file, by name."""
+    from fkdiff.sequences.guides import load_guides
+    from fkdiff.sequences.motifs import read_jaspar
+
+    rewards: dict[str, Any] = load_guides(folder)
+    if asked.jaspar is not None:
+        try:
+            rewards |= {motif.name: motif for motif in read_jaspar(asked.jaspar)}
+        except (OSError, ValueError, UnicodeDecodeError) as error:
+            raise refused(f"--jaspar: {error}") from None
+    return rewards
+
+
+def _formula(text: str | None, rewards: dict[str, Any], option: str) -> Any:
+    """A reward from a formula over the model's guides, motifs and what `fkdiff rewards` finds."""
+    from fkdiff.terms.reward import RewardError, available, load_reward
+    from fkdiff.terms.reward_formulas import read_formula
+
+    if text is None:
+        return None
+    names = [*rewards, *(entry.name for entry in available())]
+    try:
+        return read_formula(text, names, lambda n: rewards[n] if n in rewards else load_reward(n))
+    except RewardError as error:
+        told = ", ".join(rewards) or "none"
+        raise refused(f"{option}: {error}; guides of this model: {told}") from None
+
+
+def _known(folder: Path, pipe: Any) -> list[str]:
+    from fkdiff.sequences.fasta import read_fasta
+
+    file = folder / "training.fasta"
+    return [r.sequence for r in read_fasta(file, pipe.alphabet)] if file.is_file() else []
+
+
+def _lengths(asked: Request, pipe: Any, known: list[str]) -> list[int]:
+    """The length asked for, or lengths of training sequences."""
+    import torch
+
+    if asked.length is None and known:
+        generator = torch.Generator().manual_seed(asked.seed)
+        chosen = torch.randint(len(known), (asked.n,), generator=generator)
+        return [len(known[i]) for i in chosen.tolist()]
+    try:
+        return pipe.lengths(asked.length, asked.n)
+    except ValueError as error:
+        raise refused(f"--{error}") from None
+
+
+def _check(pipe: Any, guide: Any, reward: Any) -> None:
+    from fkdiff.sequences.guidance import StraightThrough
+    from fkdiff.sequences.guides import check_alphabet
+
+    try:
+        for part in (guide, reward):
+            if part is not None:
+                check_alphabet(part, pipe.alphabet)
+        if guide is not None:
+            StraightThrough(guide)
+    except ValueError as error:
+        raise refused(error) from None
+    if reward is not None and reward.inputs not in ("simplex", "tokens", "text"):
+        raise refused(f"--reward {reward.name} reads {reward.inputs}, not sequences")
+
+
+def _terms(job: _Job, reweight: bool | None = None) -> list[Any]:
+    from fkdiff.sequences.guidance import StraightThrough
+    from fkdiff.terms.fk_steering import Tilt
+
+    asked, terms = job.request, []
+    if job.guide is not None:
+        carried = asked.reweight if reweight is None else reweight
+        terms.append(
+            StraightThrough(job.guide, asked.guidance, draws=asked.draws, reweight=carried)
+        )
+    if job.reward is not None:
+        terms.append(Tilt(job.reward, asked.scale))
+    return terms
+
+
+def _drawn(job: _Job, terms: list[Any], particles: int, name: str) -> "Result":
+    import torch
+
+    asked = job.request
+    job.pipe.set_progress_bar_config(desc=name)
+    return job.pipe(
+        asked.n,
+        job.lengths,
+        class_label=asked.class_label,
+        num_inference_steps=asked.steps,
+        generator=torch.Generator().manual_seed(asked.seed),
+        terms=terms,
+        particles=particles,
+        select="sample",
+    ).steering
+
+
+def _compared(job: _Job, result: "Result") -> dict[str, Any]:
+    """Plain designs, and how far guidance alone is from the stated law, in nats."""
+    plain = _drawn(job, [], 1, "plain, to compare")
+    told: dict[str, Any] = {"plain": _texts(job, plain)}
+    if job.guide is None or not job.request.reweight:
+        return told
+    alone = _drawn(job, _terms(job, reweight=True), 1, "guided alone")
+    told["guided alone"] = _texts(job, alone)
+    told["nats from the target"] = float((result.log_z - alone.log_w[:, 0]).mean())
+    told["nats of guidance"] = float((alone.log_twist[:, 0] - alone.log_w[:, 0]).mean())
+    return told
+
+
+def _texts(job: _Job, result: "Result") -> list[str]:
+    from fkdiff.sequences.sampling import sequences_of
+
+    chosen = zip(sequences_of(result, job.pipe.alphabet), result.selected.tolist(), strict=True)
+    return [cloud[slots[0]] for cloud, slots in chosen]
+
+
+def _designs(job: _Job, texts: list[str]) -> "Designs":
+    from fkdiff.sequences.designs import Designs, judged
+
+    rewards = {name: r for name, r in job.rewards.items() if _fits(job, r)}
+    if job.reward is not None and job.reward.name not in rewards:
+        rewards["reward"] = job.reward
+    return Designs(texts, judged(rewards, texts, job.pipe.alphabet), job.known)
+
+
+def _fits(job: _Job, reward: Any) -> bool:
+    from fkdiff.sequences.guides import check_alphabet
+
+    try:
+        check_alphabet(reward, job.pipe.alphabet)
+    except ValueError:
+        return False
+    return True
+
+
+def _write(job: _Job, result: "Result", compared: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from fkdiff.report.folder import write_file, write_json
+
+    out = job.request.out
+    sets = {"designs": _designs(job, _texts(job, result))}
+    for name in ("plain", "guided alone"):
+        if name in compared:
+            sets[name] = _designs(job, compared[name])
+    summaries = {name: designs.summary() for name, designs in sets.items()}
+    about = {
+        "settings": {k: v for k, v in vars(replace(job.request, out=Path(out.name))).items()},
+        "target": result.target,
+        "summary": summaries,
+        "effective sample size": float(result.ess.mean()),
+        "nats": {k: v for k, v in compared.items() if k.startswith("nats")},
+        "cost": vars(result.cost),
+    }
+    write_file(out, sets["designs"].fasta().encode())
+    write_file(out.with_suffix(".csv"), sets["designs"].csv().encode())
+    write_json(out.with_suffix(".json"), about)
+    if sets["designs"].properties:
+        write_file(out.with_suffix(".png"), picture(sets))
+    table = Table("", *summaries, box=None, pad_edge=False)
+    for row in summaries["designs"]:
+        table.add_row(row, *(f"{summary[row]:g}" for summary in summaries.values()))
+    console = Console()
+    console.print(table)
+    console.print(f"target: {result.target}", markup=False, highlight=False)
+    if "nats of guidance" in compared:
+        console.print(_distance(compared), markup=False, highlight=False)
+    console.print(f"{out}, with .csv, .json and .png beside it", markup=False, highlight=False)
+
+
+def _distance(compared: dict[str, Any]) -> str:
+    return (
+        f"guidance alone: {compared['nats of guidance']:.1f} nats a path from the unguided law, "
+        f"{compared['nats from the target']:.1f} from the target; the weights make it up as far "
+        f"as the effective sample size allows"
+    )
+
+
+def picture(sets: "dict[str, Designs]") -> bytes:
+    """Distributions of the properties of several sets, side by side, as PNG."""
+    import io
+
+    from matplotlib.figure import Figure
+
+    names = list(sets["designs"].properties)
+    figure = Figure(figsize=(3.2 * len(names), 2.6), layout="constrained")
+    axes = figure.subplots(1, len(names), squeeze=False)[0]
+    for axis, name in zip(axes, names, strict=True):
+        values = [[v for v in s.properties[name] if math.isfinite(v)] for s in sets.values()]
+        axis.boxplot(values, tick_labels=list(sets), widths=0.6)
+        axis.set_title(name, fontsize=9)
+        axis.tick_params(labelsize=8)
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=120)
+    return data.getvalue()

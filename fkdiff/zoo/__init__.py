@@ -40,7 +40,7 @@ _FOLDERS = {
 
 @dataclass(frozen=True)
 class Model:
-    """One bundled model; `kind` is "pipeline", "dual encoder", "adapter", "sequence flow" or "policy"."""
+    """One bundled model; `kind` says what it is: "pipeline", "adapter", "policy" and so on."""
 
     name: str
     folder: Path

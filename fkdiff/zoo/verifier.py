@@ -72,8 +72,8 @@ def _unclean(sprites: Sprite, rng: np.random.Generator, side: int) -> NDArray[np
     one, two = (sprites(*_thing(rng), side) for _ in range(2))
     how, half = rng.integers(4), side // 2
     if how == 0:
-        share = np.float32(rng.uniform(0.35, 0.65))
-        return share * one + (1 - share) * two
+        share = rng.uniform(0.35, 0.65)
+        return (share * one + (1 - share) * two).astype(np.float32)
     mixed = one.copy()
     if how == 1:
         mixed[half:] = two[half:]

@@ -23,8 +23,8 @@ class Grid:
         ValueError: If the levels aren't a path, or the prediction is unknown.
 
     Example:
-        >>> Grid.ve(2, start=10.0, end=1.0).levels
-        ((1.0, 10.0), (1.0, 1.0), (1.0, 0.0))
+        >>> [(a, round(s, 6)) for a, s in Grid.ve(2, start=10.0, end=1.0).levels]
+        [(1.0, 10.0), (1.0, 1.0), (1.0, 0.0)]
     """
 
     levels: tuple[tuple[float, float], ...]

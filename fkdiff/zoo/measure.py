@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from fkdiff.zoo import prompts
 from fkdiff.zoo.dual_encoder import retrieval
+from fkdiff.zoo.judge import Judge, load_judge
 from fkdiff.zoo.negatives import wrong_captions
 from fkdiff.zoo.parse import parse
 from fkdiff.zoo.scenes import Sprite
@@ -25,6 +26,7 @@ __all__ = [
     "Sampled",
     "load_scorer",
     "measure",
+    "passed",
     "quality",
     "sample_prompts",
 ]
@@ -114,6 +116,16 @@ def quality(sampled: Sampled, score: Scorer, *, seed: int = 0) -> dict[str, Any]
     return {"mean": round(mean, 4), "sd": round(sd, 4), "met": shares}
 
 
+def passed(sampled: Sampled, judge: Judge) -> dict[str, float]:
+    """By kind and over all, the share of pictures of which the judge says that they meet all."""
+    hits: dict[str, list[bool]] = {}
+    verdicts = judge.passes(sampled.images, sampled.prompts)
+    for prompt, verdict in zip(sampled.prompts, verdicts, strict=True):
+        for kind in (parse(prompt).kind, "all"):
+            hits.setdefault(kind, []).append(verdict)
+    return {kind: round(float(np.mean(values)), 3) for kind, values in hits.items()}
+
+
 def measure(emoji: Path, clip: Path, sprites: Sprite, n: int = 150) -> dict[str, dict[str, Any]]:
     """What the cards of both models say of their quality.
 
@@ -126,8 +138,13 @@ def measure(emoji: Path, clip: Path, sprites: Sprite, n: int = 150) -> dict[str,
     model, score = load_scorer(clip)
     lines = prompts("tune")
     chosen = [lines[i] for i in np.linspace(0, len(lines) - 1, min(n, len(lines))).astype(int)]
-    found = {g: quality(sample_prompts(emoji, chosen, g), score) for g in GUIDANCES}
-    best = max(found, key=lambda g: found[g]["mean"])
+    judge = load_judge()
+    drawn = {g: sample_prompts(emoji, chosen, g) for g in GUIDANCES}
+    found = {
+        g: quality(pictures, score) | {"passed by emoji-judge": passed(pictures, judge)}
+        for g, pictures in drawn.items()
+    }
+    best = max(found, key=lambda g: found[g]["passed by emoji-judge"]["all"])
     splits = {split: retrieval(model, sprites, split=split) for split in ("all", "held_out")}
     calibration = {"mean": found[best]["mean"], "sd": found[best]["sd"]}
     return {

@@ -97,13 +97,13 @@ def test_what_cannot_be_meant_is_refused_and_nothing_is_written(
 def test_the_sweep_draws_a_slider_and_a_grid(fkdiff, model, lora, here):
     words = ["sweep", "a cat", "--model", model, "--expert", lora, "--steps", 2, "--w", "0,1,2"]
     reward = ["--reward", "mine.py:bright"]
-    code, told, error = fkdiff(*words, *reward, "--guidance", "2,5", "--out", "s")
+    code, told, error = fkdiff(*words, *reward, "--guidance", "3,5", "--out", "s")
     assert code == 0, error
     slider, grid = (Image.open(here / "s" / name) for name in ("slider.png", "grid.png"))
     assert slider.width == pytest.approx(grid.width, rel=0.3) and grid.height > slider.height
     cells = json.loads((here / "s/sweep.json").read_text())["cells"]
     assert [(c["guidance"], c["w"]) for c in cells[3:]] == [
-        (g, w) for g in (2.0, 5.0) for w in (0.0, 1.0, 2.0)
+        (g, w) for g in (3.0, 5.0) for w in (0.0, 1.0, 2.0)
     ]
     assert len({c["score"] for c in cells}) == len(cells)
     assert [c["evaluations"] for c in cells[:3]] == [4, 4, 8]

@@ -11,8 +11,8 @@ from fkdiff import Tilt, as_reward, steer, zoo
 from fkdiff.rewards import OpenCLIP
 
 SEEDS, PARTICLES = (0, 1), 8
-# Few steps and no guidance pair: a fifth of the time, and the same comparison. With fewer than ten,
-# estimates say little before the end.
+# Few steps and no guidance pair: a fifth of the time, and the same comparison. With less than ten
+# steps, estimates say little before the end.
 CALL = {"num_inference_steps": 10, "guidance_scale": 1.0, "output_type": "pt"}
 
 

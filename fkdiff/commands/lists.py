@@ -57,7 +57,7 @@ def _reward_row(entry: "RewardEntry") -> dict[str, Any]:
 def _source(weights: str) -> str:
     """Where weights lie, in words; of a path only the end.
 
-    >>> _source("zoo:emoji-clip"), _source("hf-hub:owner/name/a.pt"), _source("/home/b.pt")
+    >>> _source("zoo:emoji-clip"), _source("hf-hub:owner/name/a.pt"), _source("weights/b.pt")
     ('bundled', 'Hub owner/name', 'b.pt')
     """
     if weights.startswith("zoo:"):

@@ -106,6 +106,7 @@ def _calibrate(args: argparse.Namespace) -> None:
     """Record DDIM episodes of all tasks, measure, and store the settings that follow."""
     pipeline = WarmStartPolicyPipeline.from_pretrained(FOLDER, warm_start=None, calibration=None)
     net: Any = pipeline.denoiser
+    net.register_to_config(_name_or_path="")  # else the folder that it lay in is written down
     levels = replace(Levels.of(pipeline.scheduler), eta=0.0)
     for executed in CALIBRATED:
         runs: list[Recording] = []

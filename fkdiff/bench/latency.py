@@ -1,12 +1,12 @@
 """How long one decision takes: methods take turns on the same observations, on one thread."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from fkdiff.bench.progress import one_thread
 from fkdiff.policy.methods import Controller
 
 __all__ = ["decision_times"]
@@ -28,7 +28,7 @@ def decision_times(
         decisions: How many are timed, after a few that aren't.
     """
     times: dict[str, list[float]] = {name: [] for name in controllers}
-    with _one_thread(), torch.inference_mode():
+    with one_thread(), torch.inference_mode():
         for _ in range(WARM_UP):
             for controller in controllers.values():
                 controller.decide(episodes[0][:1])
@@ -42,13 +42,3 @@ def decision_times(
                         controller.decide(observations[row : row + 1])
                         times[name].append(1000 * (time.perf_counter() - start))
     return {name: values[:decisions] for name, values in times.items()}
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -16,10 +16,10 @@ import numpy as np
 from tqdm import tqdm
 
 from fkdiff import zoo
+from fkdiff.bench.latency import decision_times
 from fkdiff.policy import methods
 from fkdiff.policy.calibration import Calibration
 from fkdiff.policy.intervals import paired_difference, wilson
-from fkdiff.policy.latency import decision_times
 from fkdiff.policy.levels import Levels
 from fkdiff.policy.methods import METHODS, Controller, make_method
 from fkdiff.policy.pipeline import WarmStartPolicyPipeline

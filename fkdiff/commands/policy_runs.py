@@ -235,7 +235,7 @@ def _watched(rolled: "Iterator[Episode]", total: int, words: str) -> "Iterator[E
 
 
 def _times(wanted: Evaluation, rollouts: "Rollouts", method: Any) -> dict[str, list[float]]:
-    from fkdiff.policy.latency import decision_times
+    from fkdiff.bench.latency import decision_times
 
     watched = rollouts.run(method("ddim10"), [wanted.seed, wanted.seed + 1], record=True)
     seen = [e.recording.observations for e in watched if e.recording is not None]

@@ -92,14 +92,18 @@ def make_method(
     return sampler(ddim, None, int(name.removeprefix("ddim")))
 
 
-class _Hold:
-    """Decides once an episode and then only moves the chunk on."""
+class _Control:
+    """A control: a sampler whose memory is tampered with before or instead of its decision."""
 
     def __init__(self, sampler: ChunkSampler) -> None:
         self.sampler = sampler
 
     def reset(self, env_ids: Sequence[int] | None = None) -> None:
         self.sampler.reset(env_ids)
+
+
+class _Hold(_Control):
+    """Decides once an episode and then only moves the chunk on."""
 
     def decide(
         self, observation: Tensor, env_ids: Sequence[int] | None = None, executed: int = 1
@@ -116,14 +120,8 @@ class _Hold:
         return Decision(moved, moved, ~known, known, count)
 
 
-class _WrongChunk:
+class _WrongChunk(_Control):
     """Starts each environment from its neighbour's chunk."""
-
-    def __init__(self, sampler: ChunkSampler) -> None:
-        self.sampler = sampler
-
-    def reset(self, env_ids: Sequence[int] | None = None) -> None:
-        self.sampler.reset(env_ids)
 
     def decide(
         self, observation: Tensor, env_ids: Sequence[int] | None = None, executed: int = 1

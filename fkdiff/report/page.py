@@ -17,7 +17,7 @@ from fkdiff.report.snippet import brief
 if TYPE_CHECKING:
     from fkdiff.result import Cost, Result
 
-__all__ = ["Card", "Grid", "cost_line", "number", "render"]
+__all__ = ["Card", "Grid", "cost_line", "number", "render", "template"]
 
 _PAGE_WIDTH = 1080  # CSS pixels, as in report.css
 
@@ -50,7 +50,7 @@ def render(result: "Result", about: dict[str, Any], plain: "Result | None" = Non
     """The page as text; whatever comes from prompts, names or settings is escaped."""
     names = [name for name in result.rewards if name not in result.settings.get("monitor", ())]
     shown = names[-1:] if len(result.settings.get("terms", ())) < 2 else names[:2]
-    return _template().render(
+    return template("report.html").render(
         about=about,
         title=" · ".join(filter(None, result.prompts)) or "a steered run",
         sections=[_section(result, plain, p, shown) for p in range(len(result.prompts))],
@@ -98,7 +98,8 @@ def cost_line(cost: "Cost") -> str:
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """A page's template; whatever it is given is escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -107,7 +108,7 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters["number"] = number
-    return environment.get_template("report.html")
+    return environment.get_template(name)
 
 
 def _section(

@@ -3,13 +3,11 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
@@ -18,6 +16,7 @@ from fkdiff.policy.intervals import paired_difference, wilson
 from fkdiff.policy.methods import METHODS
 from fkdiff.report.folder import write_file, write_json
 from fkdiff.report.lineage import COLOURS
+from fkdiff.report.page import template
 from fkdiff.report.pictures import data_uri
 
 if TYPE_CHECKING:
@@ -119,7 +118,7 @@ def save_evaluation(
         figures["latency"] = _latency_svg(facts)
     if choice is not None:
         figures["choice"] = _choice_svg(choice)
-    text = _template().render(
+    text = template("policy.html").render(
         title=f"{settings['task']} · {', '.join(fact.name for fact in facts)}",
         settings={key.replace("_", " "): _worded(value) for key, value in settings.items()},
         rows=[(fact.cells(), METHODS.get(fact.name, "")) for fact in facts],
@@ -133,18 +132,6 @@ def save_evaluation(
     )
     write_file(page, text.encode())
     return page
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("policy.html")
 
 
 def _differences(facts: Sequence[MethodFacts]) -> list[str]:

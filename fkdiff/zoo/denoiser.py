@@ -82,7 +82,7 @@ class DenoiserTask:
 
     def __init__(self, data: LatentData, fit: Fit, folder: Path, batch: int = 32) -> None:
         torch.manual_seed(fit.seed)
-        self.data, self.batch, self.steps = data, batch, fit.steps
+        self.data, self.batch = data, batch
         self.unet: Any = denoiser()
         self.unet.to(memory_format=torch.channels_last)
         self.text = text_encoder()
@@ -97,7 +97,7 @@ class DenoiserTask:
 
     def _short_share(self, step: int) -> float:
         """Words first, then sentences: from three quarters to a quarter over half the run."""
-        return max(0.25, 0.75 - step / self.steps)
+        return max(0.25, 0.75 - step / self.trainer.fit.steps)
 
     def _times(self, draws: Draws) -> Tensor:
         """Step indices, (batch,), uniform: places form at high noise, lines at low."""

@@ -103,24 +103,25 @@ def quality(sampled: Sampled, score: Scorer, *, seed: int = 0) -> dict[str, Any]
     """
     rng = np.random.default_rng(seed)
     cosines: list[float] = []
-    met: dict[str, list[bool]] = {}
+    met: list[bool] = []
     for image, prompt in zip(sampled.images, sampled.prompts, strict=True):
         scene = parse(prompt)
         texts = [prompt, *wrong_captions(scene, rng).values()]
         values = score(image[None], texts)[0]
         cosines.append(float(values[0]))
-        for kind in (scene.kind, "all"):
-            met.setdefault(kind, []).append(bool(values[0] > values[1:].max()))
-    shares = {kind: round(float(np.mean(hits)), 3) for kind, hits in met.items()}
+        met.append(bool(values[0] > values[1:].max()))
     mean, sd = float(np.mean(cosines)), float(np.std(cosines))
-    return {"mean": round(mean, 4), "sd": round(sd, 4), "met": shares}
+    return {"mean": round(mean, 4), "sd": round(sd, 4), "met": _by_kind(sampled.prompts, met)}
 
 
 def passed(sampled: Sampled, judge: Judge) -> dict[str, float]:
     """By kind and over all, the share of pictures of which the judge says that they meet all."""
+    return _by_kind(sampled.prompts, judge.passes(sampled.images, sampled.prompts))
+
+
+def _by_kind(prompts: Sequence[str], verdicts: Sequence[bool]) -> dict[str, float]:
     hits: dict[str, list[bool]] = {}
-    verdicts = judge.passes(sampled.images, sampled.prompts)
-    for prompt, verdict in zip(sampled.prompts, verdicts, strict=True):
+    for prompt, verdict in zip(prompts, verdicts, strict=True):
         for kind in (parse(prompt).kind, "all"):
             hits.setdefault(kind, []).append(verdict)
     return {kind: round(float(np.mean(values)), 3) for kind, values in hits.items()}

@@ -170,8 +170,14 @@ def _emoji_rl(args: argparse.Namespace) -> None:
         chosen = table[torch.arange(len(texts)), [known.index(text) for text in texts]]
         return (chosen - calibration["mean"]) / calibration["sd"]
 
-    fit = Fit(args.images // policy.pictures, lr=args.lr or 3e-4, warmup=10, hold=0.5,
-              weight_decay=0.0, seed=args.seed)  # fmt: skip
+    fit = Fit(
+        args.images // policy.pictures,
+        lr=args.lr or 3e-4,
+        warmup=10,
+        hold=0.5,
+        weight_decay=0.0,
+        seed=args.seed,
+    )
     task = PolicyGradientTask(pipe, reward, prompts("tune"), fit, args.out / "emoji-rl", policy)
     _run(task.trainer, args)
     export_adapter(task.trainer.averaged(), ZOO / "emoji_rl")

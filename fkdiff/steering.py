@@ -229,7 +229,12 @@ class Steered:
     def _check_inputs(self, tap: PipelineTap) -> None:
         """Refuse before the run what would fail at its first reward."""
         for reward in self._rewards:
-            if reward.inputs not in ("latents", tap.inputs):
+            if reward.inputs not in tap.offers:
+                if reward.inputs == "rgba" and tap.inputs == "pixels":
+                    raise TapError(
+                        f"the reward {reward.name!r} reads pictures with alpha; add the term "
+                        f"Cutout() of fkdiff.rgba, which draws them"
+                    )
                 by_frame = (reward.inputs, tap.inputs) == ("pixels", "video")
                 remedy = "take PerFrame(reward)" if by_frame else f"wrap it for {tap.inputs}"
                 raise TapError(
@@ -269,13 +274,13 @@ def _peak_memory_mb() -> float:
 
 
 def _pictures(output: Any, run: Run) -> torch.Tensor | None:
-    """All particles as pixels (P, K, 3, h, w) in slot order, from the pipeline's own images."""
+    """All particles as pixels (P, K, 3 | 4, h, w) in slot order, from the pipeline's own images."""
     images = fields(output).get("images")
     if isinstance(images, list):
         images = np.stack([np.asarray(image) for image in images]) / np.float32(255)
     if isinstance(images, np.ndarray):
         images = torch.from_numpy(images).movedim(-1, 1)
-    if images is None or images.ndim != 4 or images.shape[1] != 3 or run.selected is None:
+    if images is None or images.ndim != 4 or images.shape[1] not in (3, 4) or run.selected is None:
         return None
     prompts, particles = run.selected.shape
     images = images.reshape(prompts, particles, *images.shape[1:])

@@ -18,7 +18,7 @@ from fkdiff.rgba.segmentation import Segment, grown
 
 __all__ = ["soft_edges", "spread_behind"]
 
-_DOUBT = 0.35  # tau
+_DOUBT = 0.25  # tau
 
 
 def soft_edges(image: Tensor, found: Segment) -> Tensor:
@@ -30,7 +30,7 @@ def soft_edges(image: Tensor, found: Segment) -> Tensor:
     """
     reach = max(1, round(max(image.shape[1:]) / 128))
     inside, outside = ~grown(~found.subject, reach), ~grown(found.subject, reach)
-    scales = tuple(reach * scale for scale in (1.5, 3.0, 6.0, 12.0))
+    scales = tuple(reach * scale for scale in (0.6, 1.2, 2.4, 5.0, 10.0))
     colour = local_mean(image, inside.to(image), scales)
     behind = spread_behind(image, found.ground, outside, reach)
     error = (image - behind).square().sum(0)[None]

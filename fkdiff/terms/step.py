@@ -36,8 +36,8 @@ class Source(Protocol):
     cost: Cost
     micro_batch: int | None
 
-    def decode(self, latents: Tensor, inputs: str) -> Any:
-        """Turn latents (n, *) into what a reward reads: pixels, video, audio, ..."""
+    def decode(self, latents: Tensor, inputs: str, rows: Tensor | None = None) -> Any:
+        """Turn latents (n, *) of rows (n,) into what a reward reads: pixels, video, ..."""
         ...
 
 
@@ -116,13 +116,15 @@ class Step:
     def decode(self, inputs: str) -> Any:
         """Unique rows of the estimate as a reward reads them; decoded once a step."""
         if inputs not in self._decoded:
-            rows = self.x0[self.unique[0].to(self.x0.device)]
-            self._decoded[inputs] = self.source.decode(rows, inputs)
+            rows = self.unique[0]
+            latents = self.x0[rows.to(self.x0.device)]
+            which = (rows,) if inputs == "rgba" else ()  # whose attention says what to cut
+            self._decoded[inputs] = self.source.decode(latents, inputs, *which)
         return self._decoded[inputs]
 
     def decoded_samples(self) -> Tensor | None:
-        """All N rows of what has been decoded already, None where nothing was."""
-        for inputs, samples in self._decoded.items():
+        """All N rows of what has been decoded already, None where nothing was; alpha preferred."""
+        for inputs, samples in sorted(self._decoded.items(), key=lambda item: item[0] != "rgba"):
             if inputs != "latents" and isinstance(samples, Tensor):
                 return samples[self.unique[1].to(samples.device)]
         return None

@@ -1,7 +1,7 @@
 """The term that makes any pipeline with text attention draw cut-outs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, fields
 from typing import Any, ClassVar
 
 import torch
@@ -49,7 +49,7 @@ class Cutout(Regions):
 
     subject: str | None = None
     method: Method = "default"
-    thresholds: Thresholds = field(default_factory=Thresholds)
+    thresholds: Thresholds = Thresholds()
     window: tuple[float, float] = (0.2, 1.0)
     layers: tuple[str, ...] | None = None
     cells: int = 1024
@@ -65,10 +65,13 @@ class Cutout(Regions):
             raise ValueError(f"cells must be at least 1, got {self.cells}; 1024 is a 32x32 grid")
 
     def __repr__(self) -> str:
-        method = label(self.method) if callable(self.method) else repr(self.method)
-        names = ("background", "mask", "subject", "thresholds", "window", "layers", "cells")
-        parts = [f"{name}={getattr(self, name)!r}" for name in names]
-        return f"Cutout({', '.join([*parts, f'method={method}'])})"
+        stated = ((f.name, getattr(self, f.name)) for f in fields(self) if self._states(f))
+        parts = [f"{k}={label(v) if callable(v) else repr(v)}" for k, v in stated]
+        return f"Cutout({', '.join(parts)})"
+
+    def _states(self, field: Field[Any]) -> bool:
+        """Whether a field isn't at its default."""
+        return getattr(self, field.name) != field.default
 
     @property
     def target(self) -> str:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["subject_spans", "subject_tokens"]
+__all__ = ["subject_spans", "subject_tokens", "without_background"]
 
 # Tokenizers whose tokens attention sees, in the order of its keys; the first one's length is fixed.
 _LAYOUTS: Mapping[str, tuple[str, ...]] = {
@@ -21,7 +21,18 @@ _GENERIC = frozenset(
     "photo photograph picture image illustration drawing painting logo icon art artwork style "
     "render rendering view background scene".split()
 )
-_GROUND = re.compile(r"\b(on|over|against|in front of|with)\s+(an?|the)?\s*([\w-]+\s+){0,3}background\b")
+_GROUND = re.compile(
+    r"\b(on|over|against|in front of|with)\s+(an?|the)?\s*([\w-]+\s+){0,3}?background\b", re.I
+)
+
+
+def without_background(prompt: str) -> str:
+    """A prompt without what it says of its background.
+
+    >>> without_background("a red guitar on a white background")
+    'a red guitar'
+    """
+    return " ".join(_GROUND.sub(" ", prompt).split()) or prompt
 
 
 def subject_spans(prompt: str, subject: str | None = None) -> list[tuple[int, int]]:
@@ -52,7 +63,7 @@ def subject_spans(prompt: str, subject: str | None = None) -> list[tuple[int, in
             )
         return [(start, start + len(subject))]
     words = [(found.start(), found.end()) for found in re.finditer(r"[\w'-]+", prompt)]
-    hidden = [found.span() for found in _GROUND.finditer(prompt.lower())]
+    hidden = [found.span() for found in _GROUND.finditer(prompt)]
     named = [
         (first, last)
         for first, last in words

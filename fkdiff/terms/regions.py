@@ -12,7 +12,7 @@ References:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -101,7 +101,7 @@ class Regions(Weightless):
     """
 
     background: str = "a white background"
-    mask: Mask | None = field(default_factory=Mask)
+    mask: Mask | None = Mask()
     recording: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -150,11 +150,15 @@ class Step:
     def decode(self, inputs: str) -> Any:
         """Unique rows of the estimate as a reward reads them; decoded once a step."""
         if inputs not in self._decoded:
-            rows = self.unique[0]
-            latents = self.x0[rows.to(self.x0.device)]
-            which = (rows,) if inputs == "rgba" else ()  # whose attention says what to cut
-            self._decoded[inputs] = self.source.decode(latents, inputs, *which)
+            self._decoded[inputs] = self._read(
+                self.x0[self.unique[0].to(self.x0.device)], inputs
+            )
         return self._decoded[inputs]
+
+    def _read(self, x0: Tensor, inputs: str) -> Any:
+        """Clean latents of the unique rows as a reward reads them."""
+        rows = (self.unique[0],) if inputs == "rgba" else ()  # whose attention tells what to cut
+        return self.source.decode(x0, inputs, *rows)
 
     def decoded_samples(self) -> Tensor | None:
         """All N rows of what has been decoded already, None where nothing was; alpha preferred."""
@@ -182,7 +186,7 @@ class Step:
         """
         scores = torch.stack(
             [
-                self._by_slot(self._values(reward, self.source.decode(x0, reward.inputs)))
+                self._by_slot(self._values(reward, self._read(x0, reward.inputs)))
                 for x0 in self.x0_draws(draws)
             ]
         )

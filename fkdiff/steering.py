@@ -213,9 +213,7 @@ class Steered:
             )
         return [slot_generators(each, 1, 1)[0] for each in seeds]
 
-    def _tap(
-        self, expanded: Expanded, run: Run, streams: list[torch.Generator]
-    ) -> PipelineTap:
+    def _tap(self, expanded: Expanded, run: Run, streams: list[torch.Generator]) -> PipelineTap:
         return PipelineTap(
             pipe=self.pipe,
             expanded=expanded,

@@ -1,4 +1,4 @@
-"""Rewards of pictures with alpha: coverage, crisp edges, nothing cropped, any reward pasted over."""
+"""Rewards of pictures with alpha: coverage, crisp edges, nothing cropped, a reward pasted over."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

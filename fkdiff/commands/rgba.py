@@ -75,9 +75,7 @@ def rgba(
         int | None,
         _option(_STEERING, "Pictures in the cloud, per prompt. Default: 4 with --reward."),
     ] = None,
-    seed: Annotated[
-        int, _option(_STEERING, "The same seed gives the same pictures.")
-    ] = 0,
+    seed: Annotated[int, _option(_STEERING, "The same seed gives the same pictures.")] = 0,
     micro_batch: Annotated[
         int | None, _option(_STEERING, "Particles per network call, where memory is short.")
     ] = None,

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 __all__ = ["brief", "call_of", "model_name", "python_of"]
 
 _WIDTH = 88
-_WEIGHTLESS = ("Anneal(", "Correct(", "Cutout(", "Product(", "Regions(", "RLGuidance(")  # they rank no particles
+_WEIGHTLESS = (
+    "Anneal(",
+    "Correct(",
+    "Cutout(",
+    "Product(",
+    "Regions(",
+    "RLGuidance(",
+)  # they rank no particles
 _COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
 
 

@@ -7,10 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fkdiff.rgba.mattes import Thresholds, alpha, cut_out
     from fkdiff.rgba.colour import foreground_colour
     from fkdiff.rgba.cutout import Cutout
     from fkdiff.rgba.flow import attention_flow, attention_prior
+    from fkdiff.rgba.mattes import Thresholds, alpha, cut_out
     from fkdiff.rgba.pasting import checkerboard, over, paste
     from fkdiff.terms.regions import Mask
 

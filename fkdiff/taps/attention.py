@@ -179,7 +179,7 @@ class AttentionMaps:
                 chosen = "" if self.layers is None else f" named {', '.join(self.layers)}"
                 raise TapError(
                     f"the network has no readable attention from image to text{chosen}; cut its "
-                    f"pictures out by fkdiff.rgba.alpha(image, prior, ...) with a prior of your own"
+                    f"pictures out with a prior of your own: fkdiff.rgba.cut_out(image, prior)"
                 )
             yield self
 

@@ -150,9 +150,7 @@ class Step:
     def decode(self, inputs: str) -> Any:
         """Unique rows of the estimate as a reward reads them; decoded once a step."""
         if inputs not in self._decoded:
-            self._decoded[inputs] = self._read(
-                self.x0[self.unique[0].to(self.x0.device)], inputs
-            )
+            self._decoded[inputs] = self._read(self.x0[self.unique[0].to(self.x0.device)], inputs)
         return self._decoded[inputs]
 
     def _read(self, x0: Tensor, inputs: str) -> Any:

@@ -1,4 +1,4 @@
-"""Pictures with known transparency: emoji that no model here was trained on, over made-up grounds."""
+"""Pictures with known alpha: emoji that no model here was trained on, over made-up grounds."""
 
 import io
 import re

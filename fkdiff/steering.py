@@ -291,7 +291,7 @@ def _peak_memory_mb() -> float:
 
 
 def _pictures(output: Any, run: Run) -> torch.Tensor | None:
-    """All particles as pixels (P, K, 3 | 4, h, w) in slot order, from the pipeline's own images."""
+    """All particles as pixels (P, K, 3 | 4, h, w) in slot order, from the output."""
     images = fields(output).get("images")
     if isinstance(images, list):
         images = np.stack([np.asarray(image) for image in images]) / np.float32(255)

@@ -29,6 +29,7 @@ COUNT, STEPS = 200, 30
 QUICK = (8, 8)  # pictures and steps
 TOGETHER = 8
 """Prompts of one call."""
+SIZE = 64
 
 
 def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
 
 
 def touches(cutouts: Tensor) -> list[bool]:
-    """Whether the subject of each (n, 4, h, w) reaches the frame: alpha of a half or more there."""
+    """Whether the subject of each (n, 4, h, w) reaches the frame: alpha of at least a half."""
     inside = cutouts[:, 3, 1:-1, 1:-1] >= 0.5
     everywhere = cutouts[:, 3] >= 0.5
     return [bool(a.sum() > b.sum()) for a, b in zip(everywhere, inside, strict=True)]
@@ -83,7 +84,7 @@ def touches(cutouts: Tensor) -> list[bool]:
 def _call(pipe: Any, eyes: Judge, names: Sequence[str], steps: int, seed: int) -> dict[str, Any]:
     prompts = [f"{with_article(name)} on a white background" for name in names]
     call = {"num_inference_steps": steps, "output_type": "pt", "guidance_scale": 2.0}
-    call |= {"height": 64, "width": 64}
+    call |= {"height": SIZE, "width": SIZE}
     seconds, start = {}, time.perf_counter()
     pipe(prompts, generator=slot_generators(seed, len(prompts), 1), **call)
     seconds["plain"] = time.perf_counter() - start
@@ -106,7 +107,7 @@ def _call(pipe: Any, eyes: Judge, names: Sequence[str], steps: int, seed: int) -
 
 
 def _grounds(names: Sequence[str], seed: int) -> tuple[list[str], Tensor]:
-    """Captions with random backgrounds, and these, (n, 3, 64, 64)."""
+    """Captions with random backgrounds, and these, (n, 3, h, w)."""
     rng = np.random.default_rng([seed, 3])
     drawn = [str(rng.choice(list(BACKGROUNDS))) for _ in names]
     told = [
@@ -114,7 +115,7 @@ def _grounds(names: Sequence[str], seed: int) -> tuple[list[str], Tensor]:
         for name, ground in zip(names, drawn, strict=True)
     ]
     colours = torch.tensor([BACKGROUNDS[ground] for ground in drawn]) / 255
-    return told, colours[:, :, None, None].expand(-1, -1, 64, 64).float()
+    return told, colours[:, :, None, None].expand(-1, -1, SIZE, SIZE).float()
 
 
 def _memory(steps: int, seed: int) -> dict[str, float]:

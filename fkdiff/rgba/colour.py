@@ -54,7 +54,9 @@ def foreground_colour(image: Tensor, alpha: Tensor, ground: Tensor | None = None
     else:
         behind = ground.to(image).reshape(3, *(ground.shape[1:] or (1, 1))).expand(image.shape)
     scales = tuple(reach * scale for scale in (1.0, 2.0, 4.0, 8.0, 16.0))
-    near = local_mean(image, alpha**8 * (alpha > 0.9 * alpha.max()), scales)
+    sure = alpha > 0.5 * alpha.max()
+    own = behind + (image - behind) / alpha.clamp(min=0.1)
+    near = local_mean(own, alpha**8 * sure, scales)
     missed = image - alpha * near - (1 - alpha) * behind
     solved = near + alpha * missed / (alpha.square() + _DOUBT**2)
     return torch.where(alpha >= 1, image, solved).clamp(0, 1)

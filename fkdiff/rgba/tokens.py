@@ -7,7 +7,7 @@ from typing import Any
 
 __all__ = ["subject_spans", "subject_tokens", "without_background"]
 
-# Tokenizers whose tokens attention sees, in the order of its keys; the first one's length is fixed.
+# Tokenizers whose tokens attention sees, in the order of its keys.
 _LAYOUTS: Mapping[str, tuple[str, ...]] = {
     "StableDiffusion3": ("tokenizer", "tokenizer_3"),
     "Flux": ("tokenizer_2",),
@@ -85,7 +85,7 @@ def subject_tokens(
         call: The call's arguments, of which `max_sequence_length` matters.
 
     Raises:
-        ValueError: If the subject isn't in the prompt, or the prompt is over the tokenizer's limit.
+        ValueError: If the subject isn't in the prompt, or the prompt is too long for the tokenizer.
     """
     spans = subject_spans(prompt, subject)
     found: list[int] = []

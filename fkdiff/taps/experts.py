@@ -178,7 +178,8 @@ class TappedPool:
             assert adapters is not None
             return [(1.0, self._scaled(call, bound, adapters, weights))]
         parts, base = [], 1 - sum(weights.values())
-        if base != 0 or any(product.against for product in self._products):
+        against = any(product.against for product in self._products)
+        if base != 0 or against or self.regions is not None:
             if adapters is not None:
                 adapters.switch(adapters.base)
             parts.append((base, self._evaluate_base(call, bound)))

@@ -94,10 +94,14 @@ class TappedRegions:
             return out
         rows = len(self.seeds)
         if self._outputs is None:
-            other = with_state(self._others[place][1], bound)
+            # The base's own output comes first: what the prompt doesn't change is taken from it.
+            changed = self._halves(place, bound, call.batch)
+            other, own = with_state(self._others[place][1], bound), rows_of(out).split(rows)
             self._outputs = {
                 half: rows_of(call.evaluate(sliced(other, call.batch, half * rows, rows)))
-                for half in self._halves(place, bound, call.batch)
+                if half in changed
+                else own[half]
+                for half in range(call.batch // rows)
             }
         mixed = rows_of(out).clone()
         weights = self._weights(mixed)

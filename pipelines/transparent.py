@@ -63,8 +63,8 @@ def transparent(cls: P) -> P:
             select=None if terms else "all",
             seed=None if seeds is None else list(seeds),
         )
-        with torch.no_grad():
-            return steered(*args, **kwargs)
+        with torch.no_grad():  # the run's own calls of this pipeline are stock ones
+            return steered(*args, background=None, **kwargs)
 
     own = inspect.signature(call, follow_wrapped=False)
     vars(call)["__signature__"] = joined_signature(inspect.signature(stock_call), own)

@@ -86,7 +86,7 @@ def cut(options: Cut) -> None:
 
 
 def _request(options: Cut) -> Request:
-    least = options.images if options.reward is None else max(4, options.images)
+    least = max(1 if options.reward is None else 4, options.images)
     bundled = Request(options.prompts, model=options.model).bundled
     suffix = bundled if options.suffix is None else options.suffix
     ending = f" on {options.background}" if suffix else ""

@@ -85,7 +85,7 @@ def subject_tokens(
         call: The call's arguments, of which `max_sequence_length` matters.
 
     Raises:
-        ValueError: If the subject isn't in the prompt, or the prompt is too long for the tokenizer.
+        ValueError: If the subject isn't in the prompt, or the prompt is too long.
     """
     spans = subject_spans(prompt, subject)
     found: list[int] = []

@@ -40,10 +40,10 @@ def run(quick: bool, seed: int) -> dict[str, Any]:
 
     Returns:
         `sad.METHOD.GROUND` (sum of absolute errors, pixels), `iou.METHOD.GROUND` (at alpha 0.5),
-        `seconds.METHOD.GROUND`, and the error of colours at soft pixels, alpha times the absolute error, in [0, 1]:
-        `colour_error.GROUND.{with,without}` (estimated, and as the picture has it) for the true
-        alpha, as benchmarks of foreground estimation take it, and `end_to_end` for the default
-        method's own.
+        `seconds.METHOD.GROUND`, and the error of colours at soft pixels, alpha times the absolute
+        error, in [0, 1]: `colour_error.GROUND.{with,without}` (estimated, and as the picture has
+        it) for the true alpha, as benchmarks of foreground estimation take it, and `end_to_end`
+        for the default method's own.
 
     Raises:
         FileNotFoundError: If the art can't be had.

@@ -7,7 +7,8 @@ import torch
 
 from fkdiff import Cutout, Tilt, as_reward, steer
 from fkdiff.taps import TapError
-from fkdiff.taps.attention import AttentionMaps, attention_layers, grid_of, looks
+from fkdiff.taps.attention import AttentionMaps, grid_of
+from fkdiff.taps.looks import attention_layers, looks
 from tests.taps.pools import network_of
 from tests.tiny import build
 

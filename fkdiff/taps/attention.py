@@ -94,9 +94,9 @@ class AttentionMaps:
 
     def permute(self, rows: Tensor) -> None:
         """Continue `rows` (N,) in place of what was."""
-        for kept in (self._cross, self._own, self._counts):
-            for key, value in kept.items():
-                kept[key] = value[rows.to(value.device)]
+        self._cross = {k: v[rows.to(v.device)] for k, v in self._cross.items()}
+        self._own = {k: v[rows.to(v.device)] for k, v in self._own.items()}
+        self._counts = {k: v[rows.to(v.device)] for k, v in self._counts.items()}
 
     def maps(self, rows: Tensor) -> tuple[Tensor, Tensor | None] | None:
         """Cross-attention (n, h, w) and self-attention (n, h w, h w) of rows on the finest grid.

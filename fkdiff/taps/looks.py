@@ -55,8 +55,7 @@ def looks(layer: Any, arguments: dict[str, Any], most: int) -> Looks | None:
     hidden, text = arguments["hidden_states"], arguments.get("encoder_hidden_states")
     if hidden.ndim != 3:
         return None
-    joint = text is not None and getattr(layer, "add_k_proj", None) is not None
-    if joint:
+    if text is not None and getattr(layer, "add_k_proj", None) is not None:
         return _joint(layer, hidden, text, arguments.get("image_rotary_emb"), most)
     if arguments.get("image_rotary_emb") is not None:
         return None  # Flux's single blocks: text and image in one sequence

@@ -74,8 +74,9 @@ def _pixels(images: Any) -> Tensor | None:
         return torch.from_numpy(arrays / np.float32(255)).movedim(-1, 1)
     if isinstance(images, np.ndarray) and images.ndim == 4 and images.shape[-1] == 3:
         return torch.from_numpy(images).movedim(-1, 1)
-    pictures = isinstance(images, Tensor) and images.ndim == 4 and images.shape[1] == 3
-    return images.float() if pictures else None
+    if isinstance(images, Tensor) and images.ndim == 4 and images.shape[1] == 3:
+        return images.float()
+    return None
 
 
 def _is_state(output: Any) -> bool:

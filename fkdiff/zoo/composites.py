@@ -64,7 +64,7 @@ def smooth_noise(rng: np.random.Generator, size: int, cells: int) -> Array:
     """Smooth noise in [0, 1], (size, size): values on a grid of cells, enlarged."""
     values = (255 * rng.random((cells, cells))).astype(np.uint8)
     image = Image.fromarray(values).resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(image, np.float32) / 255
+    return np.asarray(image, np.float32) / np.float32(255)
 
 
 def ground(kind: str, rng: np.random.Generator, size: int) -> Array:
@@ -116,4 +116,5 @@ def _composite(art: Array, behind: Array, side: int, x: int, y: int, name: str) 
     straight = premultiplied / np.maximum(small[..., 3:], 1 / 255)
     colour[y : y + side, x : x + side] = straight
     mixed = alpha[..., None] * colour + (1 - alpha[..., None]) * behind
-    return Composite(np.round(255 * mixed).astype(np.float32) / 255, alpha, colour, behind, name)
+    rounded = np.round(255 * mixed).astype(np.float32) / np.float32(255)
+    return Composite(rounded, alpha, colour, behind, name)

@@ -34,6 +34,8 @@ class Cutout(Regions):
         thresholds: Of trimaps.
         window: Shares of the run between which attention is recorded.
         layers: Parts of names of the attention layers to read; None reads all.
+        edge: How far soft edges reach to either side, pixels; None for 1/128 of the longer side,
+            at least 2, as decoders blur.
         cells: Layers with more cells tell no self-attention, which costs their square.
 
     Raises:
@@ -52,6 +54,7 @@ class Cutout(Regions):
     thresholds: Thresholds = Thresholds()
     window: tuple[float, float] = (0.2, 1.0)
     layers: tuple[str, ...] | None = None
+    edge: int | None = None
     cells: int = 1024
     recording: ClassVar[bool] = True
 
@@ -61,6 +64,8 @@ class Cutout(Regions):
             raise ValueError(
                 f"window must be two shares of the run, 0 <= first < last <= 1, got {self.window}"
             )
+        if self.edge is not None and self.edge < 1:
+            raise ValueError(f"edge must be at least 1 pixel, got {self.edge}")
         if self.cells < 1:
             raise ValueError(f"cells must be at least 1, got {self.cells}; 1024 is a 32x32 grid")
 
@@ -90,10 +95,11 @@ class Cutout(Regions):
             maps: Cross-attention (n, h', w') and self-attention; None where none was recorded
                 yet, and the mask itself has to say where the subject is.
         """
-        cut = [
-            cut_out(picture, self._prior(maps, row, picture), self.method, self.thresholds)
-            for row, picture in enumerate(pixels.float())
-        ]
+        edge = self.edge or max(2, round(max(pixels.shape[2:]) / 128))
+        cut = []
+        for row, picture in enumerate(pixels.float()):
+            prior = self._prior(maps, row, picture)
+            cut.append(cut_out(picture, prior, self.method, self.thresholds, edge=edge))
         return torch.stack(cut)
 
     def _prior(

@@ -21,14 +21,15 @@ __all__ = ["soft_edges", "spread_behind"]
 _DOUBT = 0.25  # tau
 
 
-def soft_edges(image: Tensor, found: Segment) -> Tensor:
+def soft_edges(image: Tensor, found: Segment, edge: int | None = None) -> Tensor:
     """Alpha, (h, w) in [0, 1]: a segment's, with soft edges.
 
     Arguments:
         image: (3, h, w) in [0, 1].
         found: The segment.
+        edge: How far edges reach to either side, pixels; None for 1/128 of the longer side.
     """
-    reach = max(1, round(max(image.shape[1:]) / 128))
+    reach = edge or max(1, round(max(image.shape[1:]) / 128))
     inside, outside = ~grown(~found.subject, reach), ~grown(found.subject, reach)
     scales = tuple(reach * scale for scale in (0.6, 1.2, 2.4, 5.0, 10.0))
     colour = local_mean(image, inside.to(image), scales)

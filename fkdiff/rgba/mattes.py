@@ -56,6 +56,7 @@ def alpha(
     method: Method = "default",
     thresholds: Thresholds | None = None,
     ground: Tensor | None = None,
+    edge: int | None = None,
 ) -> Tensor:
     """How much of each pixel is subject, (h, w) in [0, 1].
 
@@ -68,6 +69,8 @@ def alpha(
             that returns one with alpha, an array or a tensor, such as rembg's `remove`.
         thresholds: Where the trimap's known parts are.
         ground: The background, (3,) or (3, h, w) in [0, 1], if it is known; for "default".
+        edge: How far soft edges reach to either side, pixels; None for 1/128 of the longer side,
+            at least 1; for "default" and "grabcut".
 
     Raises:
         ValueError: If an argument is out of range, or the prior is the same everywhere.
@@ -84,6 +87,8 @@ def alpha(
         tensor(64.)
     """
     _check(image, method)
+    if edge is not None and edge < 1:
+        raise ValueError(f"edge must be at least 1 pixel, got {edge}")
     image = image.float().clamp(0, 1)
     if callable(method):
         return by_callable(image, method)
@@ -91,13 +96,13 @@ def alpha(
     levels = thresholds or Thresholds()
     if method == "default":
         behind = None if ground is None else _whole_ground(ground, image)
-        return soft_edges(image, segment(image, trust, behind))
+        return soft_edges(image, segment(image, trust, behind), edge)
     if method == "alfie":
         inside = grab_cut(image, trust, levels.levels)
         return inside * (1.5 * trust).clamp(0, 1)
     if method == "grabcut":
         inside = grab_cut(image, trust, levels.levels)
-        return soft_edges(image, Segment(inside, segment(image, trust).ground))
+        return soft_edges(image, Segment(inside, segment(image, trust).ground), edge)
     trimap = trimap_of(trust, levels.sure, levels.unlikely)
     if method.startswith("vitmatte"):
         _, _, model = method.partition(":")
@@ -111,12 +116,13 @@ def cut_out(
     method: Method = "default",
     thresholds: Thresholds | None = None,
     ground: Tensor | None = None,
+    edge: int | None = None,
 ) -> Tensor:
     """A picture's subject, RGBA (4, h, w) in [0, 1], its own colour in place of any fringe.
 
     Arguments are those of `alpha`.
     """
-    share = alpha(image, prior, method, thresholds, ground)
+    share = alpha(image, prior, method, thresholds, ground, edge)
     colour = foreground_colour(image.float().clamp(0, 1), share, ground)
     return torch.cat([colour, share[None]])
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from fkdiff.rgba import Thresholds, alpha, cut_out, matting
+from fkdiff.rgba.ground import blurred
 from tests.rgba.pictures import GROUNDS, colour, disc, on, rough
 
 
@@ -39,6 +40,15 @@ def test_a_known_ground_and_a_larger_picture():
     found = alpha(picture, rough(truth), ground=torch.ones(3))
     assert found.shape == (size, size)
     assert iou(found, truth) > 0.97
+
+
+def test_a_wider_edge_follows_a_blurred_picture():
+    truth = blurred(disc()[None], 1.5)[0]
+    picture = truth * colour() + (1 - truth) * torch.ones(3, 1, 1)
+    errors = [
+        float((alpha(picture, rough(truth), edge=edge) - truth).abs().sum()) for edge in (1, 3)
+    ]
+    assert errors[1] < 0.6 * errors[0]
 
 
 def test_a_hole_is_kept_and_a_like_coloured_part_is_not_made_one():
@@ -132,6 +142,7 @@ def test_alpha_is_kept_through_png(tmp_path):
         (lambda p: alpha(p, torch.ones(4, 4)), "the same value everywhere"),
         (lambda p: alpha(p, torch.full((2, 2), torch.nan)), "finite"),
         (lambda p: alpha(p, torch.eye(2), "magic"), "method must be one of default"),
+        (lambda p: alpha(p, torch.eye(2), edge=0), "edge must be at least 1"),
         (lambda p: Thresholds(sure=0.2), "thresholds must be in order"),
         (lambda p: Thresholds(unlikely=0.4), "thresholds must be in order"),
         (lambda p: matting.trimap_of(torch.ones(4, 4), 0.8, 0.1), "some background known"),

@@ -11,6 +11,7 @@ from fkdiff._version import __version__
 if TYPE_CHECKING:
     from fkdiff.processes import Grid
     from fkdiff.result import Result
+    from fkdiff.rgba import Cutout, Mask
     from fkdiff.sampling import sample
     from fkdiff.sequences import (
         GumbelFlowPipeline,
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Anneal",
     "Correct",
+    "Cutout",
     "Grid",
     "GumbelFlowPipeline",
     "GumbelFlowScheduler",
+    "Mask",
     "Product",
     "RLGuidance",
     "Resample",
@@ -46,9 +49,11 @@ __all__ = [
 _HOMES = {
     "Anneal": "fkdiff.terms",
     "Correct": "fkdiff.terms",
+    "Cutout": "fkdiff.rgba",
     "Grid": "fkdiff.processes",
     "GumbelFlowPipeline": "fkdiff.sequences",
     "GumbelFlowScheduler": "fkdiff.sequences",
+    "Mask": "fkdiff.rgba",
     "Product": "fkdiff.terms",
     "RLGuidance": "fkdiff.terms",
     "Resample": "fkdiff.smc",

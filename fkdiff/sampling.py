@@ -179,7 +179,7 @@ class _Loop:
     cost: Cost
     _at: tuple[Tensor, Gaussian] | None = field(default=None, repr=False)
 
-    def decode(self, latents: Tensor, inputs: str) -> Any:
+    def decode(self, latents: Tensor, inputs: str, rows: Tensor | None = None) -> Any:
         """Latents are the samples."""
         if inputs != "latents":
             raise ValueError(

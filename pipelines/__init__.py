@@ -7,6 +7,10 @@ if __name__ != "fkdiff.pipelines":  # a second copy of every class would break i
     raise ImportError("use `import fkdiff.pipelines`, not `import pipelines`")
 
 if TYPE_CHECKING:
+    from fkdiff.pipelines.alfie_pixart_sigma import AlfiePixArtSigmaPipeline
+    from fkdiff.pipelines.alfie_stable_diffusion import AlfieStableDiffusionPipeline
+    from fkdiff.pipelines.alfie_stable_diffusion_3 import AlfieStableDiffusion3Pipeline
+    from fkdiff.pipelines.alfie_stable_diffusion_xl import AlfieStableDiffusionXLPipeline
     from fkdiff.pipelines.fk_dit import FKDiTPipeline
     from fkdiff.pipelines.fk_flux import FKFluxPipeline
     from fkdiff.pipelines.fk_pixart_sigma import FKPixArtSigmaPipeline
@@ -20,6 +24,10 @@ if TYPE_CHECKING:
     from fkdiff.pipelines.rlg_stable_diffusion_xl import RLGStableDiffusionXLPipeline
 
 __all__ = [
+    "AlfiePixArtSigmaPipeline",
+    "AlfieStableDiffusion3Pipeline",
+    "AlfieStableDiffusionPipeline",
+    "AlfieStableDiffusionXLPipeline",
     "FKDiTPipeline",
     "FKFluxPipeline",
     "FKPixArtSigmaPipeline",
@@ -34,6 +42,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AlfiePixArtSigmaPipeline": "alfie_pixart_sigma",
+    "AlfieStableDiffusion3Pipeline": "alfie_stable_diffusion_3",
+    "AlfieStableDiffusionPipeline": "alfie_stable_diffusion",
+    "AlfieStableDiffusionXLPipeline": "alfie_stable_diffusion_xl",
     "FKDiTPipeline": "fk_dit",
     "FKFluxPipeline": "fk_flux",
     "FKPixArtSigmaPipeline": "fk_pixart_sigma",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fkdiff.rewards.image_reward import ImageReward
     from fkdiff.rewards.pick_score import PickScore
     from fkdiff.rewards.pixels import Brightness, Colourfulness, JPEGSize
+    from fkdiff.rewards.rgba import Coverage, EdgeSharpness, OverBackgrounds, Uncropped
     from fkdiff.rewards.safety import Safety
     from fkdiff.rewards.text_image import OpenCLIP
     from fkdiff.rewards.vqa import VQAScore
@@ -29,16 +30,20 @@ __all__ = [
     "Brightness",
     "Classifier",
     "Colourfulness",
+    "Coverage",
+    "EdgeSharpness",
     "HPSv2",
     "ImageReward",
     "JPEGSize",
     "Loudness",
     "OpenCLIP",
+    "OverBackgrounds",
     "PerFrame",
     "PickScore",
     "Safety",
     "SpectralCentroid",
     "SpectralFlatness",
+    "Uncropped",
     "VQAScore",
 ]
 
@@ -47,16 +52,20 @@ _HOMES = {
     "Brightness": "pixels",
     "Classifier": "classifier",
     "Colourfulness": "pixels",
+    "Coverage": "rgba",
+    "EdgeSharpness": "rgba",
     "HPSv2": "hps",
     "ImageReward": "image_reward",
     "JPEGSize": "pixels",
     "Loudness": "audio",
     "OpenCLIP": "text_image",
+    "OverBackgrounds": "rgba",
     "PerFrame": "frames",
     "PickScore": "pick_score",
     "Safety": "safety",
     "SpectralCentroid": "audio",
     "SpectralFlatness": "audio",
+    "Uncropped": "rgba",
     "VQAScore": "vqa",
 }
 

@@ -192,7 +192,7 @@ class _Loop:
     cost: Cost
     _parents: Tensor = field(init=False, repr=False)
 
-    def decode(self, latents: Tensor, inputs: str) -> Any:
+    def decode(self, latents: Tensor, inputs: str, rows: Tensor | None = None) -> Any:
         """Points of the simplex as a reward reads them."""
         if inputs in ("simplex", "latents"):
             return latents

@@ -38,8 +38,8 @@ class Source(Protocol):
     cost: Cost
     micro_batch: int | None
 
-    def decode(self, latents: Tensor, inputs: str) -> Any:
-        """Turn latents (n, *) into what a reward reads: pixels, video, audio, ..."""
+    def decode(self, latents: Tensor, inputs: str, rows: Tensor | None = None) -> Any:
+        """Turn latents (n, *) of rows (n,) into what a reward reads: pixels, video, ..."""
         ...
 
 
@@ -150,13 +150,17 @@ class Step:
     def decode(self, inputs: str) -> Any:
         """Unique rows of the estimate as a reward reads them; decoded once a step."""
         if inputs not in self._decoded:
-            rows = self.x0[self.unique[0].to(self.x0.device)]
-            self._decoded[inputs] = self.source.decode(rows, inputs)
+            self._decoded[inputs] = self._read(self.x0[self.unique[0].to(self.x0.device)], inputs)
         return self._decoded[inputs]
 
+    def _read(self, x0: Tensor, inputs: str) -> Any:
+        """Clean latents of the unique rows as a reward reads them."""
+        rows = (self.unique[0],) if inputs == "rgba" else ()  # whose attention tells what to cut
+        return self.source.decode(x0, inputs, *rows)
+
     def decoded_samples(self) -> Tensor | None:
-        """All N rows of what has been decoded already, None where nothing was."""
-        for inputs, samples in self._decoded.items():
+        """All N rows of what has been decoded already, None where nothing was; alpha preferred."""
+        for inputs, samples in sorted(self._decoded.items(), key=lambda item: item[0] != "rgba"):
             if inputs != "latents" and isinstance(samples, Tensor):
                 return samples[self.unique[1].to(samples.device)]
         return None
@@ -180,7 +184,7 @@ class Step:
         """
         scores = torch.stack(
             [
-                self._by_slot(self._values(reward, self.source.decode(x0, reward.inputs)))
+                self._by_slot(self._values(reward, self._read(x0, reward.inputs)))
                 for x0 in self.x0_draws(draws)
             ]
         )

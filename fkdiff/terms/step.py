@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fkdiff.processes import Gaussian, Kernel
+from fkdiff.processes.tokens import TokenStep
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.reward import Reward, Where, evaluate
 
@@ -68,7 +69,7 @@ class Step:
     total: int
     x: Tensor
     x_next: Tensor
-    path: Gaussian | None
+    path: Gaussian | TokenStep | None
     prompts: int
     particles: int
     context: Mapping[str, Sequence[Any]]

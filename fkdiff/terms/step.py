@@ -1,5 +1,6 @@
 """One transition of a run, as the terms see it."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fkdiff.processes import Gaussian, Kernel
+from fkdiff.processes.streams import stream
 from fkdiff.processes.tokens import TokenStep
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.reward import Reward, Where, evaluate
@@ -63,6 +65,9 @@ class Step:
         pool: Computes the experts, called at most once.
         kernel: The transition kernel, None where it depends on solver history.
         correction: What a corrector adds to the log-weights, shape (P, K), float64.
+        seed: Of the draws of x0, which have a stream for each transition and row.
+        draw: (rows (U,), U generators, draws) -> draws of x0 given x, shape (draws, U, *); None
+            for draws around the estimate of a Gaussian path.
     """
 
     index: int
@@ -81,6 +86,8 @@ class Step:
     pool: Callable[[], tuple[Expert, ...]] = tuple
     kernel: Kernel | None = None
     correction: Tensor | None = None
+    seed: int = 0
+    draw: Callable[[Tensor, Sequence[torch.Generator], int], Tensor] | None = None
     _decoded: dict[str, Any] = field(default_factory=dict, repr=False)
     _scores: dict[int, tuple[Reward, Tensor]] = field(default_factory=dict, repr=False)
 
@@ -108,11 +115,43 @@ class Step:
     def unique(self) -> tuple[Tensor, Tensor]:
         """Rows that must be looked at, shape (U,), and each row's place among them, (N,).
 
-        Copies made by the last resampling still agree bit for bit until noise separates them.
+        Copies made by the last resampling still agree bit for bit until noise separates them;
+        tokens also agree by chance.
         """
+        if self._discrete:
+            return self._alike(self.x0)
         same = (self.x0 == self.x0[self.parents]).flatten(1).all(dim=1).cpu()
         representative = torch.where(same, self.parents.cpu(), torch.arange(len(same)))
         return torch.unique(representative, return_inverse=True)
+
+    def x0_draws(self, draws: int) -> Tensor:
+        r"""Draws of x0 given x for each unique row, shape (draws, U, *).
+
+        On a Gaussian path from $N(\hat x_0, \tau^2)$, $\tau^2 = \sigma^2 / (\alpha^2 + \sigma^2)$:
+        the posterior's variance if x0 had unit variance.
+        """
+        rows = self.unique[0]
+        draw = self._around_estimate if self.draw is None else self.draw
+        return draw(rows, self._streams(rows), draws)
+
+    def _streams(self, rows: Tensor) -> list[torch.Generator]:
+        return [
+            stream(self.seed, row // self.particles, row % self.particles, "draws", self.index)
+            for row in rows.tolist()
+        ]
+
+    def _around_estimate(
+        self, rows: Tensor, streams: Sequence[torch.Generator], draws: int
+    ) -> Tensor:
+        if self.path is None:
+            raise ValueError(
+                f"draws must be 1 where the scheduler tells no noise level, got {draws}"
+            )
+        x0 = self.x0[rows.to(self.x0.device)]
+        tau = self.path.sigma / math.hypot(self.path.alpha, self.path.sigma)
+        shape = (draws, *x0.shape[1:])
+        noise = torch.stack([torch.randn(shape, generator=g) for g in streams], dim=1)
+        return x0 + tau * noise.to(x0)
 
     def decode(self, inputs: str) -> Any:
         """Unique rows of the estimate as a reward reads them; decoded once a step."""
@@ -135,17 +174,65 @@ class Step:
             RewardError: If the reward fails, or returns NaN or another shape.
         """
         if id(reward) not in self._scores:
-            samples = self.decode(reward.inputs)
-            rows, inverse = self.unique
-            calls = self.source.cost.reward_calls
-            with self.source.cost.time("reward"):
-                values = torch.cat(list(self._values(reward, samples, rows)))
-            calls[reward.name] = calls.get(reward.name, 0) + len(rows)
-            scores = values[inverse].reshape(self.prompts, self.particles)
+            scores = self._by_slot(self._values(reward, self.decode(reward.inputs)))
             self._scores[id(reward)] = (reward, scores)
         return self._scores[id(reward)][1]
 
-    def _values(self, reward: Reward, samples: Any, rows: Tensor) -> Iterator[Tensor]:
+    def score_draws(self, reward: Reward, draws: int) -> Tensor:
+        """Raw reward of each draw of x0, shape (draws, P, K), float64; their mean is recorded.
+
+        Raises:
+            RewardError: If the reward fails, or returns NaN or another shape.
+        """
+        if self._discrete:
+            scores = self._score_tokens(reward, draws)
+        else:
+            scores = torch.stack(
+                [
+                    self._by_slot(self._values(reward, self.source.decode(x0, reward.inputs)))
+                    for x0 in self.x0_draws(draws)
+                ]
+            )
+        self._scores[id(reward)] = (reward, scores.mean(0))
+        return scores
+
+    @property
+    def _discrete(self) -> bool:
+        return not self.x_next.is_floating_point()
+
+    def _alike(self, x0: Tensor) -> tuple[Tensor, Tensor]:
+        """First of the rows (n N, L) with the same tokens and prompt, and each one's place."""
+        prompts = list(self.context.get("prompts", [""] * len(self.x_next)))
+        number = {text: i for i, text in enumerate(dict.fromkeys(prompts))}
+        asked = torch.tensor([number[text] for text in prompts]).repeat(len(x0) // len(prompts))
+        keys = torch.cat([asked[:, None], x0.flatten(1).cpu()], 1)
+        _, place = keys.unique(dim=0, return_inverse=True)
+        first = torch.full((int(place.max()) + 1,), len(x0))
+        first = first.scatter_reduce(0, place, torch.arange(len(x0)), "amin")
+        return first, place
+
+    def _score_tokens(self, reward: Reward, draws: int) -> Tensor:
+        """Raw reward of draws for all rows, (draws, P, K); equal ones are scored once."""
+        rows, discrete = torch.arange(len(self.x_next)), self.draw
+        assert discrete is not None
+        x0 = discrete(rows, self._streams(rows), draws).flatten(0, 1)
+        first, place = self._alike(x0)
+        samples = self.source.decode(x0[first.to(x0.device)], reward.inputs)
+        values = self._values(reward, samples, first % len(rows))[place]
+        return values.reshape(draws, self.prompts, self.particles)
+
+    def _by_slot(self, values: Tensor) -> Tensor:
+        return values[self.unique[1]].reshape(self.prompts, self.particles)
+
+    def _values(self, reward: Reward, samples: Any, rows: Tensor | None = None) -> Tensor:
+        """Rewards of the unique rows or of others, shape (U,), counted and timed."""
+        rows, cost = self.unique[0] if rows is None else rows, self.source.cost
+        with cost.time("reward"):
+            values = torch.cat(list(self._evaluated(reward, samples, rows)))
+        cost.reward_calls[reward.name] = cost.reward_calls.get(reward.name, 0) + len(rows)
+        return values
+
+    def _evaluated(self, reward: Reward, samples: Any, rows: Tensor) -> Iterator[Tensor]:
         size = self.source.micro_batch or len(rows)
         for start in range(0, len(rows), size):
             part = rows[start : start + size]

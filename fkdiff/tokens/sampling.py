@@ -272,6 +272,8 @@ class _Loop:
             estimate=estimate,
             pool=lambda: tuple(self._pool(x, step.alpha, index / total)),
             correction=None if d is None else d.reshape(prompts, particles),
+            seed=self.run.seed,
+            draw=draw,
         )
 
     def _vocabulary(self) -> int:

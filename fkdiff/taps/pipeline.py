@@ -120,6 +120,11 @@ class PipelineTap:
         """What `decode` yields: "pixels", "video" or "audio"."""
         return yields(self.pipe)
 
+    @property
+    def readable(self) -> tuple[str, ...]:
+        """Kinds of samples that rewards may read."""
+        return ("latents", self.inputs)
+
     def decode(self, latents: Tensor, inputs: str) -> Any:
         """Latents (n, *) as a reward reads them, sliced by `micro_batch`.
 

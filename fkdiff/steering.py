@@ -214,9 +214,7 @@ class Steered:
         }
         if draws_tokens(self.pipe):
             return token_tap(self.pipe, **settings)
-        return PipelineTap(
-            self.pipe, **settings, stochastic=self.stochastic, terms=self.terms
-        )
+        return PipelineTap(self.pipe, **settings, stochastic=self.stochastic, terms=self.terms)
 
     @property
     def _rewards(self) -> list[Reward]:

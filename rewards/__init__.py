@@ -18,10 +18,14 @@ if TYPE_CHECKING:
     from fkdiff.rewards.frames import PerFrame
     from fkdiff.rewards.hps import HPSv2
     from fkdiff.rewards.image_reward import ImageReward
+    from fkdiff.rewards.language_model import LogLikelihood, Perplexity
     from fkdiff.rewards.pick_score import PickScore
     from fkdiff.rewards.pixels import Brightness, Colourfulness, JPEGSize
+    from fkdiff.rewards.protein import ProteinProperty
     from fkdiff.rewards.safety import Safety
     from fkdiff.rewards.text_image import OpenCLIP
+    from fkdiff.rewards.text_networks import Similarity, TextClassifier
+    from fkdiff.rewards.text_rules import MotifPresence, Pattern, TextLength
     from fkdiff.rewards.vqa import VQAScore
 
 __all__ = [
@@ -32,13 +36,21 @@ __all__ = [
     "HPSv2",
     "ImageReward",
     "JPEGSize",
+    "LogLikelihood",
     "Loudness",
+    "MotifPresence",
     "OpenCLIP",
+    "Pattern",
     "PerFrame",
+    "Perplexity",
     "PickScore",
+    "ProteinProperty",
     "Safety",
+    "Similarity",
     "SpectralCentroid",
     "SpectralFlatness",
+    "TextClassifier",
+    "TextLength",
     "VQAScore",
 ]
 
@@ -50,13 +62,21 @@ _HOMES = {
     "HPSv2": "hps",
     "ImageReward": "image_reward",
     "JPEGSize": "pixels",
+    "LogLikelihood": "language_model",
     "Loudness": "audio",
+    "MotifPresence": "text_rules",
     "OpenCLIP": "text_image",
+    "Pattern": "text_rules",
     "PerFrame": "frames",
+    "Perplexity": "language_model",
     "PickScore": "pick_score",
+    "ProteinProperty": "protein",
     "Safety": "safety",
+    "Similarity": "text_networks",
     "SpectralCentroid": "audio",
     "SpectralFlatness": "audio",
+    "TextClassifier": "text_networks",
+    "TextLength": "text_rules",
     "VQAScore": "vqa",
 }
 

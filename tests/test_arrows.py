@@ -25,12 +25,13 @@ MAY = {
     "steering": {"smc", "processes", "terms", "taps", "result", "run"},
     "sampling": {"smc", "processes", "terms", "result", "run"},
     "sequences": CORE | {"zoo"},
+    "tokens": CORE,
     "rewards": {"terms", "zoo"},
     "policy": {"smc", "processes", "terms", "result", "run"},
     "zoo": {"_version", "processes", "policy"},
-    "pipelines": CORE | {"sequences"},
+    "pipelines": CORE | {"sequences", "tokens"},
     "report": CORE | {"rewards", "zoo", "policy"},
-    "bench": CORE | {"zoo", "rewards", "policy", "sequences"},
+    "bench": CORE | {"zoo", "rewards", "policy", "sequences", "tokens"},
 }
 # A result saves itself: the one upward arrow, taken inside a method.
 EXCEPTIONS = {("result", "report")}

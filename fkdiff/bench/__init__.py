@@ -24,6 +24,8 @@ BENCHES = {
     "rlg": "RL guidance over its weight on emoji: reward, pass rate, distance",
     "compose": "tuning, RL guidance and steering together on emoji, at equal evaluations",
     "simplex": "KL of Gumbel-softmax flows from the target, 20 to 512 letters, both schedules",
+    "discrete": "rare attributes of antibodies: plain, best of 8, FK by particles and draws",
+    "discrete_correctors": "total variation of corrected masked models, by rate scale",
     "peptides": "designed peptides under an independent judge, at equal network evaluations",
 }
 

@@ -383,7 +383,9 @@ class LLaDA2Tap(TokenTap):
         total = (count - first) * self._steps + 1
         index = total - 1 if ended else block * self._steps + min(timestep, self._steps - 1)
         begun = self._generated(block_x)
-        return self._transition(index, total, begun, begun, functools.partial(self._drawn, block_x))
+        return self._transition(
+            index, total, begun, begun, functools.partial(self._drawn, block_x)
+        )
 
     def _all_finished(self) -> bool:
         return self._finished is not None and bool(self._finished.all())

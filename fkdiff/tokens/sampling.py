@@ -22,7 +22,7 @@ from fkdiff.terms.discrete_correctors import (
     pool_law,
 )
 from fkdiff.terms.fk_steering import Tilt
-from fkdiff.terms.pool import PoolTerm, Source, compose, exponent_sum, label
+from fkdiff.terms.pool import PoolTerm, Source, compose, exponent_sum
 from fkdiff.terms.reward import Reward
 from fkdiff.terms.step import Expert, Step
 from fkdiff.terms.term import Term
@@ -138,9 +138,7 @@ def stated_law(terms: Sequence[Term]) -> str:
     if corrector is None:
         return stated_target(terms)
     pool = [t.target for t in terms if isinstance(t, PoolTerm)]
-    factors = [
-        t.target.removeprefix("law of the chain ") for t in terms if isinstance(t, Tilt)
-    ]
+    factors = [t.target.removeprefix("law of the chain ") for t in terms if isinstance(t, Tilt)]
     return "; ".join([f"{corrector.target} (pool: {', '.join(['CFG', *pool])})", *factors])
 
 

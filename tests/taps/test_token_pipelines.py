@@ -96,8 +96,6 @@ def test_particles_carry_their_earlier_blocks_with_them():
     assert torch.equal(out.sequences, result.latents[0][order])
 
 
-
-
 def test_log_z_is_unbiased_across_a_block_boundary():
     """Against plain stock samples: E[exp(log Z)] is the mean of exp(reward)."""
     call = {**CALL, "gen_length": 4, "input_ids": PROMPT.expand(400, -1)}

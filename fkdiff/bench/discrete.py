@@ -3,9 +3,10 @@
 The antibody model draws N-terminal fragments of `LENGTH` residues. The attribute is fixed by a
 rule from the plain samples alone: a net charge at pH 7 of at least the smallest whole number that
 fewer than `BASE` of them reach. The reward is softer: the charge itself, per standard deviation
-of the first `BATCH` plain samples. A rate is that of the one sample that a run returns; `bon8` returns the best
-of eight plain samples, fkK_xM runs K particles with M draws of the clean tokens behind each
-intermediate reward. The pseudo-log-likelihood tells whether the fragments are still antibodies.
+of the first `BATCH` plain samples. A rate is that of the one sample that a run returns; `bon8`
+returns the best of eight plain samples, fkK_xM runs K particles with M draws of the clean tokens
+behind each intermediate reward. The pseudo-log-likelihood tells whether the fragments are still
+antibodies.
 """
 
 import math

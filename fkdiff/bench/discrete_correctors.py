@@ -97,9 +97,7 @@ def run(quick: bool = False, seed: int = 0) -> dict[str, Any]:
         means = {key: statistics.mean(values) for key, values in columns.items()}
         kinds = ("automatic", "published", "unweighted", "floor")
         results["tv"][name] = {k: means[k] for k in kinds}
-        results["tv_se"][name] = {
-            k: statistics.stdev(columns[k]) / seeds**0.5 for k in kinds
-        }
+        results["tv_se"][name] = {k: statistics.stdev(columns[k]) / seeds**0.5 for k in kinds}
         results["ratio"][name] = means["automatic"] / means["floor"]
         results["z_ratio"][name] = {k: means[f"z_{k}"] for k in ("automatic", "published")}
     return {**results, "settings": settings}

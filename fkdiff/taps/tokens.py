@@ -71,7 +71,7 @@ def _repeated(pipe: Any, given: dict[str, Any], texts: list[str], particles: int
     if "use_chat_template" not in given:
         if given.get("messages") is not None or given.get("image") is not None:
             raise TapError(
-                f"{type(pipe).__name__} is steered with prompts alone; leave out messages and image"
+                f"{type(pipe).__name__} takes prompts alone when steered; leave out messages, image"
             )
         given["prompt"] = [text for text in texts for _ in range(particles)]
         return Expanded(given, texts, 1, None)
@@ -306,8 +306,8 @@ class TokenTap:
 class LLaDA2Tap(TokenTap):
     """`LLaDA2Pipeline`: blocks from left to right, each refined in several steps.
 
-    Progress is counted in nominal steps: blocks times `num_inference_steps`, with the post-steps of
-    a block at its last.
+    Progress is counted in nominal steps: blocks times `num_inference_steps`, with the post-steps
+    of a block at its last.
     """
 
     _steps: int = 0
@@ -447,9 +447,9 @@ class CanvasTap(TokenTap):
         if call["gen_length"] > length:
             raise TapError(
                 f"gen_length must be at most one canvas ({length} tokens), got "
-                f"{call['gen_length']}: the pipeline keeps earlier canvases in a cache of keys and "
-                f"values (pipelines/diffusion_gemma/pipeline_diffusion_gemma.py), where they can't "
-                f"follow a resampled particle"
+                f"{call['gen_length']}: the pipeline keeps earlier canvases in a cache of keys "
+                f"and values (pipelines/diffusion_gemma/pipeline_diffusion_gemma.py), where they "
+                f"can't follow a resampled particle"
             )
         if call["confidence_threshold"] is not None:
             raise TapError(

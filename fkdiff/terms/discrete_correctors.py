@@ -2,7 +2,7 @@ r"""Discrete Feynman-Kac correctors: annealing, guidance and products of masked 
 
 The target at level $\alpha$ is $\tilde p_\alpha(x) = \prod_j q_{j,\alpha}(x)^{b_j}$, where
 $q_{j,\alpha}(x) = \alpha^{n_u} (1 - \alpha)^{n_m} q_j(x_u)$ for $n_u$ uncovered tokens $x_u$ and
-$n_m$ masks. With $\nu = -\dot\alpha / \alpha$, $\rho = \alpha / (1 - \alpha)$, $B = \sum_j b_j$ and
+$n_m$ masks. With $\nu = -\dot\alpha / \alpha$, $\rho = \alpha / (1 - \alpha)$, $B = \sum_j b_j$,
 $Z_i(x) = \sum_v \prod_j p_j(v \mid x)^{b_j}$, position i is uncovered at rate
 $c\, \nu \rho^B Z_i$, to v in proportion to $\prod_j p_j(v \mid x)^{b_j}$, for
 
@@ -71,7 +71,8 @@ class DiscreteCorrect(Weightless):
         named = self.rate in ("pilot", "published", "live")
         if not named and not (isinstance(self.rate, int | float) and 0 < self.rate < math.inf):
             raise ValueError(
-                f"rate must be 'pilot', 'published', 'live' or a positive number, got {self.rate!r}"
+                f"rate must be 'pilot', 'published', 'live' or a positive number, "
+                f"got {self.rate!r}"
             )
         if self.pilot < 2:
             raise ValueError(f"pilot must be at least 2 particles, got {self.pilot}")
@@ -168,7 +169,7 @@ def _masked(alpha: float, total: float, mass: float) -> float:
 
 
 def _integral(step: TokenStep, total: float) -> float:
-    r"""$\int \rho^{B - 1} / (1 + \rho)\, d\rho$ over the step, by the trapezium rule in log rho."""
+    r"""$\int \rho^{B - 1} / (1 + \rho)\, d\rho$ over the step, by the trapezium rule."""
     if step.alpha_next == 1:
         return math.inf
     end = math.log(step.alpha_next / (1 - step.alpha_next))
@@ -197,7 +198,7 @@ def jump_increment(
         step: Levels.
         total: B.
         at: The pace.
-        open_before: Tokens that had been drawn before the step, shape (N,); given ones don't count.
+        open_before: Tokens drawn before the step, shape (N,); given ones don't count.
     """
     stays = masked & ~jumps
     d = torch.zeros(len(masked), dtype=torch.float64)

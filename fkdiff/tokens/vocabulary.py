@@ -55,7 +55,7 @@ class Vocabulary:
         """Tokens (P, L) of the prompts, -1 where they are to be drawn, padded on the right.
 
         Raises:
-            ValueError: If there is nothing to draw, a prompt can't be read, or `length` is below 1.
+            ValueError: If there is nothing to draw, or a prompt can't be read.
         """
         if not prompts:
             raise ValueError("prompt must hold at least one text, got an empty list")

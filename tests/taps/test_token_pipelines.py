@@ -1,4 +1,4 @@
-"""Diffusers' own token pipelines: pass-through, lineage across blocks, the steered law, refusals."""
+"""Diffusers' own token pipelines: pass-through, lineage across blocks, law, refusals."""
 
 from types import SimpleNamespace
 

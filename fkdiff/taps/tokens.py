@@ -71,7 +71,7 @@ def _repeated(pipe: Any, given: dict[str, Any], texts: list[str], particles: int
     if "use_chat_template" not in given:
         if given.get("messages") is not None or given.get("image") is not None:
             raise TapError(
-                f"{type(pipe).__name__} takes prompts alone when steered; leave out messages, image"
+                f"{type(pipe).__name__} is steered with prompts alone; leave out messages, image"
             )
         given["prompt"] = [text for text in texts for _ in range(particles)]
         return Expanded(given, texts, 1, None)

@@ -117,7 +117,8 @@ class MaskedDiffusionPipeline(DiffusionPipeline, ConfigMixin):
         def logits(tokens: Tensor, alpha: float) -> Tensor:
             at = tokens.to(self._execution_device)
             seen = torch.ones_like(at) if pad is None else (at != pad).long()
-            found = self.model(input_ids=at, attention_mask=seen).logits.float()
+            with torch.no_grad():
+                found = self.model(input_ids=at, attention_mask=seen).logits.float()
             found[..., banned] = -torch.inf
             return shaped(found, temperature, top_k, top_p).to(tokens.device)
 

@@ -48,8 +48,9 @@ def test_text_of_letters_around_what_is_given(pipe):
 
 def test_prompts_of_several_lengths_are_padded_out_of_sight(pipe):
     """A row's law doesn't depend on its neighbours' length."""
-    logits = pipe.denoiser()(pipe.vocabulary.template(["AC", "ACDEA"], 1).clamp(min=4), 0.0)
-    alone = pipe.denoiser()(pipe.vocabulary.template(["AC"], 1).clamp(min=4), 0.0)
+    wide, narrow = (pipe.vocabulary.template(p, 1) for p in (["AC", "ACDEA"], ["AC"]))
+    logits = pipe.denoiser()(torch.where(wide < 0, 4, wide), 0.0)
+    alone = pipe.denoiser()(torch.where(narrow < 0, 4, narrow), 0.0)
     torch.testing.assert_close(logits[:1, :5], alone)
     assert logits[..., [LETTERS.index("[MASK]"), 0, 1, 2, 3]].isneginf().all()
 
@@ -152,7 +153,7 @@ def test_command_line(folders, tmp_path, monkeypatch, capsys):
         (["--length", "0"], "length must be at least 1"),
         ([], "prompt must hold"),
         (["--length", "3", "--reward", "brightness"], "not texts"),
-        (["--length", "3", "--reward", "motive:A"], "did you mean"),
+        (["--length", "3", "--reward", "motiff"], "did you mean"),
         (["--length", "3", "--guide", "amp"], "belongs to flows"),
         (["--length", "3", "--temperature", "0", "--reward", "motif:A"], "must be positive"),
     ],
@@ -182,11 +183,9 @@ def test_the_antibody_model_knows_antibodies(tmp_path):
     assert not list((tmp_path / "model").rglob("*.bin"))
     prompt = "EVQLVESGGGLVQPGGSLRLSCAAS" + "[MASK]" * 10 + "WVRQAPGKGLEWVS"
     tokens = pipe.vocabulary.template([prompt], None)
-    p = pipe.denoiser()(torch.where(tokens < 0, 4, tokens), 0.0)[0].softmax(-1)
+    masked = torch.where(tokens < 0, 4, tokens)
+    logits = pipe.denoiser()(masked, 0.0)
     g = pipe.tokenizer.convert_tokens_to_ids("G")
-    assert float(p[26, g]) > 0.8  # most human heavy chains go on with GFTF
+    assert float(logits[0].softmax(-1)[26, g]) > 0.8  # most human heavy chains go on with GFTF
     again = quiet(antibody_pipeline(tmp_path / "model"))
-    assert torch.equal(
-        again.denoiser()(tokens.clamp(min=4), 0.0)[0].softmax(-1).argmax(-1)[:20],
-        pipe.denoiser()(tokens.clamp(min=4), 0.0)[0].softmax(-1).argmax(-1)[:20],
-    )
+    assert torch.equal(again.denoiser()(masked, 0.0), logits)

@@ -22,7 +22,7 @@ class TextModelReward(ModelReward):
     differentiable = False
     reads_prompts = False
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, samples: Sequence[str], prompts: Sequence[str] | None = None, **context: Any
     ) -> Tensor:
         """Values of n texts, and of the n prompts if these matter, shape (n,)."""

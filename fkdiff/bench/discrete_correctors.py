@@ -122,8 +122,9 @@ def _measure(case: Case, particles: int, steps: int, seed: int) -> dict[str, flo
         )
 
     row = {}
-    for name, rate in (("automatic", "pilot"), ("published", "published")):
-        found = cloud(*case.all_terms, DiscreteCorrect(rate))
+    scales = {"automatic": DiscreteCorrect(), "published": DiscreteCorrect("published")}
+    for name, corrector in scales.items():
+        found = cloud(*case.all_terms, corrector)
         law = Q1.histogram(found.latents[0], found.weights[0])
         row[name] = float((law - exact).abs().sum() / 2)
         row[f"z_{name}"] = float(found.log_z.exp()[0] / mass)

@@ -132,8 +132,10 @@ def _drawn(job: _Job, particles: int, name: str) -> "Result":
 
     from fkdiff.terms.fk_steering import Tilt
 
-    asked = job.request
-    steers = job.reward is not None and particles > 1
+    asked, reward = job.request, job.reward
+    terms = []
+    if reward is not None and particles > 1:
+        terms.append(Tilt(reward, asked.scale, draws=asked.draws))
     job.pipe.set_progress_bar_config(desc=name)
     return job.pipe(
         asked.n,
@@ -144,7 +146,7 @@ def _drawn(job: _Job, particles: int, name: str) -> "Result":
         order=asked.order,
         remask=asked.remask,
         generator=torch.Generator().manual_seed(asked.seed),
-        terms=[Tilt(job.reward, asked.scale, draws=asked.draws)] if steers else [],
+        terms=terms,
         particles=particles,
         select="sample",
     ).steering

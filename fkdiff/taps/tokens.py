@@ -366,8 +366,9 @@ class LLaDA2Tap(TokenTap):
             original = front.check_eos_finished
 
             def watched(**kwargs: Any) -> Tensor:
-                self._finished = original(**kwargs)
-                return self._finished
+                finished = original(**kwargs)
+                self._finished = finished
+                return finished
 
             front.check_eos_finished = watched
             yield

@@ -71,7 +71,7 @@ class Evaluations:
 
     def _named(self, source: Source, branch: str) -> TokenDenoiser:
         if callable(source):
-            return source
+            return source  # pyright: ignore[reportReturnType]
         for name in (f"{source}/{branch}", source):
             if name in self.denoisers:
                 return self.denoisers[name]

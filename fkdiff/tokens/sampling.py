@@ -14,6 +14,7 @@ from fkdiff.run import Run
 from fkdiff.smc import Resample
 from fkdiff.terms.consistency import check_pool, stated_target
 from fkdiff.terms.correctors import Correct
+from fkdiff.terms.cost import Cost
 from fkdiff.terms.discrete_correctors import (
     DiscreteCorrect,
     PoolLaw,
@@ -189,12 +190,11 @@ class _Loop:
     evaluations: Evaluations
     masses: list[float | None] = field(default_factory=list)
     seen: list[float | None] = field(default_factory=list)
+    cost: Cost = field(init=False, repr=False)
     _laws: dict[int, PoolLaw] = field(default_factory=dict, repr=False)
 
-    @property
-    def cost(self) -> Any:
-        """What the run spends."""
-        return self.run.cost
+    def __post_init__(self) -> None:
+        self.cost = self.run.cost
 
     def decode(self, latents: Tensor, inputs: str) -> Any:
         """Tokens as a reward reads them."""

@@ -18,7 +18,8 @@ from fkdiff.taps import PipelineTap, TapError
 from fkdiff.taps.arguments import Expanded, expand, seed_of
 from fkdiff.taps.families import check_family
 from fkdiff.taps.results import fields, keep_rows
-from fkdiff.taps.tokens import TokenTap, draws_tokens, expand_tokens, token_tap
+from fkdiff.taps.token_families import draws_tokens, token_tap
+from fkdiff.taps.tokens import TokenTap, expand_tokens
 from fkdiff.terms.consistency import check_pool, stated_target, tilts
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.fk_steering import Tilt

@@ -1,9 +1,7 @@
-"""Taps of pipelines that draw tokens: LLaDA2's block refinement, DiffusionGemma's one canvas.
+"""What taps of pipelines that draw tokens share.
 
 A scheduler's step draws all rows with one generator, so a copy of the scheduler serves each row
-with the row's own. LLaDA2 keeps its tokens in a block of the *pipeline*, which its callback may
-replace; that is where particles are permuted, with all the blocks before. DiffusionGemma takes its
-canvas and the logits that it conditions on from the scheduler's output.
+with the row's own.
 """
 
 import copy
@@ -19,7 +17,6 @@ import torch
 from torch import Tensor
 
 from fkdiff.processes.streams import stream
-from fkdiff.processes.tokens import draw_tokens
 from fkdiff.taps.arguments import Expanded
 from fkdiff.taps.coefficients import TapError
 from fkdiff.taps.denoiser import calling, chunked
@@ -27,18 +24,7 @@ from fkdiff.taps.engine import Engine
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.step import Step
 
-__all__ = ["CanvasTap", "LLaDA2Tap", "TokenTap", "draws_tokens", "expand_tokens", "token_tap"]
-
-
-def draws_tokens(pipe: Any) -> bool:
-    """Whether the pipeline is one of those that this module taps."""
-    return any(base.__name__ in _TAPS for base in type(pipe).__mro__)
-
-
-def token_tap(pipe: Any, **settings: Any) -> "TokenTap":
-    """The tap for the pipeline; `settings` are those of `TokenTap`."""
-    name = next(base.__name__ for base in type(pipe).__mro__ if base.__name__ in _TAPS)
-    return _TAPS[name](pipe, **settings)
+__all__ = ["TokenTap", "expand_tokens"]
 
 
 def expand_tokens(
@@ -300,204 +286,3 @@ class TokenTap:
             # Generators stay with the slots; what a scheduler remembers goes with the particle.
             self._rows = [copy.copy(self._rows[row]) for row in rows.tolist()]
         return rows
-
-
-@dataclass
-class LLaDA2Tap(TokenTap):
-    """`LLaDA2Pipeline`: blocks from left to right, each refined in several steps.
-
-    Progress is counted in nominal steps: blocks times `num_inference_steps`, with the post-steps
-    of a block at its last.
-    """
-
-    _steps: int = 0
-    _post: int = 0
-    _edited: Tensor | None = field(default=None, repr=False)
-    _finished: Tensor | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.resamples and self.expanded.arguments["eos_early_stop"]:
-            raise TapError(
-                "eos_early_stop must be False where resampling can fire: the pipeline keeps which "
-                "rows have ended in a place where they can't follow a resampled particle; texts "
-                "are cut at their end all the same"
-            )
-
-    @property
-    def _decoder(self) -> Any:
-        return self.pipe.tokenizer
-
-    @property
-    def _prompt_length(self) -> int:
-        return self.expanded.arguments["input_ids"].shape[1]
-
-    def _blocks(self) -> tuple[int, int, int]:
-        """Length of a block, first block, number of blocks."""
-        call = self.expanded.arguments
-        size = call["block_length"] or self.pipe.scheduler.config.block_length
-        count = -(-(self._prompt_length + call["gen_length"]) // size)
-        return size, self._prompt_length // size, count
-
-    def _watched(self, call: dict[str, Any]) -> dict[str, Any]:
-        self._steps = min(call["num_inference_steps"], call["gen_length"] // call["minimal_topk"])
-        users, asked = call["callback_on_step_end"], call["callback_on_step_end_tensor_inputs"]
-        wanted = list(getattr(users, "tensor_inputs", asked) or ["block_x"])
-
-        def callback(pipe: Any, step: int, timestep: int, given: dict[str, Any]) -> dict[str, Any]:
-            if users is not None:
-                theirs = users(pipe, step, timestep, {k: given[k] for k in wanted})
-                given = {**given, **theirs}
-            rows = self._on_step(timestep, given)
-            block = given["block_x"]
-            return {"block_x": block if rows is None else block[rows.to(block.device)]}
-
-        names = [*wanted, "block_x", "active_block", "editing_transfer_index"]
-        return {
-            **call,
-            "callback_on_step_end": callback,
-            "callback_on_step_end_tensor_inputs": list(dict.fromkeys(names)),
-        }
-
-    @contextmanager
-    def _tapped_scheduler(self) -> Iterator[None]:
-        with super()._tapped_scheduler():
-            front = self.pipe.scheduler
-            original = front.check_eos_finished
-
-            def watched(**kwargs: Any) -> Tensor:
-                finished = original(**kwargs)
-                self._finished = finished
-                return finished
-
-            front.check_eos_finished = watched
-            yield
-
-    def _on_step(self, timestep: int, given: dict[str, Any]) -> Tensor | None:
-        block_x, active = given["block_x"], given["active_block"]
-        size, first, count = self._blocks()
-        block = block_x.shape[1] // size - 1 - first
-        masks = bool(active.any())
-        self._post = 0 if masks else self._post + 1
-        going = self._goes_on(timestep + masks, masks, given["editing_transfer_index"])
-        ended = not going and (block == count - first - 1 or self._all_finished())
-        total = (count - first) * self._steps + 1
-        index = total - 1 if ended else block * self._steps + min(timestep, self._steps - 1)
-        begun = self._generated(block_x)
-        return self._transition(
-            index, total, begun, begun, functools.partial(self._drawn, block_x)
-        )
-
-    def _all_finished(self) -> bool:
-        return self._finished is not None and bool(self._finished.all())
-
-    def _goes_on(self, step: int, masks: bool, edited: Tensor) -> bool:
-        """What the pipeline will find when it asks whether to go on with this block."""
-        call = self.expanded.arguments
-        threshold = call["editing_threshold"]
-        finished = torch.zeros(1, dtype=torch.bool) if self._finished is None else self._finished
-        return self.pipe.scheduler.check_block_should_continue(
-            step_idx=step,
-            masks_remaining=masks,
-            editing_enabled=threshold is not None and threshold > 0,
-            editing_transfer_index=edited,
-            post_steps=self._post,
-            max_post_steps=call["max_post_steps"],
-            finished=finished,
-        )
-
-    def _mask(self) -> int:
-        given = self.expanded.arguments["mask_token_id"]
-        return self.pipe.mask_token_id if given is None else given
-
-    def _generated(self, block_x: Tensor) -> Tensor:
-        """Tokens after the prompt, masks for those to come, shape (N, gen_length)."""
-        length = self.expanded.arguments["gen_length"]
-        tokens = block_x[:, self._prompt_length :][:, :length]
-        return torch.nn.functional.pad(tokens, (0, length - tokens.shape[1]), value=self._mask())
-
-    def _drawn(
-        self, block_x: Tensor, rows: Tensor, streams: Sequence[torch.Generator], draws: int
-    ) -> Tensor:
-        """The block's masks drawn from the step's probabilities; later blocks stay masks."""
-        at = rows.to(block_x.device)
-        tokens, p = block_x[at], self._probabilities()[at]
-        shape = (draws, p.shape[1])
-        u = torch.stack([torch.rand(shape, generator=g) for g in streams], 1).to(p.device)
-        filled = draw_tokens(p.expand(draws, -1, -1, -1), u)
-        block = tokens[:, -p.shape[1] :]
-        filled = torch.where(block == self._mask(), filled, block)
-        whole = torch.cat([tokens[:, : -p.shape[1]].expand(draws, -1, -1), filled], -1)
-        return torch.stack([self._generated(one) for one in whole])
-
-
-@dataclass
-class CanvasTap(TokenTap):
-    """`DiffusionGemmaPipeline` for one canvas: tokens and logits come from the scheduler's output.
-
-    Beyond one canvas each row's context is kept in a cache of keys and values, which can't follow
-    a resampled particle.
-    """
-
-    _first: Tensor | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        call = self.expanded.arguments
-        length = self.pipe.model.config.canvas_length
-        if call["gen_length"] > length:
-            raise TapError(
-                f"gen_length must be at most one canvas ({length} tokens), got "
-                f"{call['gen_length']}: the pipeline keeps earlier canvases in a cache of keys "
-                f"and values (pipelines/diffusion_gemma/pipeline_diffusion_gemma.py), where they "
-                f"can't follow a resampled particle"
-            )
-        if call["confidence_threshold"] is not None:
-            raise TapError(
-                "confidence_threshold must be None: with it rows stop early, and which did can't "
-                "follow a resampled particle"
-            )
-        if self.micro_batch is not None and self.micro_batch < len(self.generators):
-            raise TapError(
-                f"micro_batch must be None with {type(self.pipe).__name__}, whose cache of the "
-                f"prompt has all rows, got {self.micro_batch}; use fewer particles"
-            )
-
-    @property
-    def _decoder(self) -> Any:
-        return self.pipe.processor
-
-    def _before(self, bound: inspect.BoundArguments) -> None:
-        """Replace the canvas that all rows were drawn for at once by each row's own."""
-        canvas = bound.arguments.get("decoder_input_ids")
-        if canvas is None:
-            canvas = bound.arguments.get("kwargs", {}).get("decoder_input_ids")
-        if self._first is not None or canvas is None:
-            return
-        vocabulary = self.pipe.model.config.get_text_config(decoder=True).vocab_size
-        shape = (1, canvas.shape[1])
-        rows = [torch.randint(0, vocabulary, shape, generator=g) for g in self.generators]
-        self._first = torch.cat(rows).to(canvas.device)
-        canvas.copy_(self._first)
-
-    def _after(self, arguments: dict[str, Any], out: Any) -> None:
-        index, total = int(arguments["timestep"]), int(self.pipe.scheduler.num_inference_steps)
-        canvas = out.prev_sample
-        rows = self._transition(index, total, arguments["sample"], canvas, self._drawn)
-        if rows is None:
-            return
-        for name in list(out):
-            out[name] = out[name][rows.to(out[name].device)]
-        self._logits = out["pred_logits"]
-
-    def _drawn(self, rows: Tensor, streams: Sequence[torch.Generator], draws: int) -> Tensor:
-        p = self._probabilities()[rows]
-        shape = (draws, p.shape[1])
-        u = torch.stack([torch.rand(shape, generator=g) for g in streams], 1).to(p.device)
-        return draw_tokens(p.expand(draws, -1, -1, -1), u)
-
-
-_TAPS: dict[str, type[TokenTap]] = {
-    "LLaDA2Pipeline": LLaDA2Tap,
-    "DiffusionGemmaPipeline": CanvasTap,
-}

@@ -12,8 +12,6 @@ from fkdiff.processes.tokens import MaskedPath, TokenStep, UniformPath
 from fkdiff.result import Result
 from fkdiff.run import Run
 from fkdiff.smc import Resample
-from fkdiff.terms.consistency import check_pool, stated_target
-from fkdiff.terms.correctors import Correct
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.discrete_correctors import (
     DiscreteCorrect,
@@ -22,11 +20,11 @@ from fkdiff.terms.discrete_correctors import (
     pace,
     pool_law,
 )
-from fkdiff.terms.fk_steering import Tilt
 from fkdiff.terms.pool import PoolTerm, Source, compose, exponent_sum
 from fkdiff.terms.reward import Reward
 from fkdiff.terms.step import Expert, Step
 from fkdiff.terms.term import Term
+from fkdiff.tokens.consistency import check_tokens, corrector_of_tokens, stated_law
 from fkdiff.tokens.evaluations import Evaluations, TokenDenoiser
 
 __all__ = ["TokenDenoiser", "sample_tokens"]
@@ -94,8 +92,8 @@ def sample_tokens(
     """
     named = {"cond": denoisers} if callable(denoisers) else dict(denoisers)
     texts = [""] * len(template) if prompts is None else list(prompts)
-    _check(named, path, terms, template, texts, guidance, micro_batch)
-    corrector = _corrector(terms)
+    check_tokens(named, path, terms, template, texts, guidance, micro_batch)
+    corrector = corrector_of_tokens(terms)
     run = Run.opened(texts, particles, terms, resample, monitor, select, seed)
     loop = _Loop(
         path=path,
@@ -127,20 +125,6 @@ def sample_tokens(
     result = run.result(stated_law(terms), settings)
     assert result is not None
     return result
-
-
-def stated_law(terms: Sequence[Term]) -> str:
-    """What law the weighted cloud of tokens stands for, in words.
-
-    >>> stated_law([])
-    'law of the chain that is run'
-    """
-    corrector = _corrector(terms)
-    if corrector is None:
-        return stated_target(terms)
-    pool = [t.target for t in terms if isinstance(t, PoolTerm)]
-    factors = [t.target.removeprefix("law of the chain ") for t in terms if isinstance(t, Tilt)]
-    return "; ".join([f"{corrector.target} (pool: {', '.join(['CFG', *pool])})", *factors])
 
 
 def _pilot(
@@ -353,69 +337,3 @@ class _Loop:
             known = [m for m in self.seen if m is not None]
             return known[-1] if known else 1.0
         return float(rate)
-
-
-def _corrector(terms: Sequence[Term]) -> DiscreteCorrect | None:
-    for term in terms:
-        if isinstance(term, DiscreteCorrect):
-            return term
-        if isinstance(term, Correct):
-            return DiscreteCorrect()
-    return None
-
-
-def _check(
-    named: Mapping[str, TokenDenoiser],
-    path: Path,
-    terms: Sequence[Term],
-    template: Tensor,
-    texts: Sequence[str],
-    guidance: float,
-    micro_batch: int | None,
-) -> None:
-    if not named:
-        raise ValueError("denoisers must hold at least one function, got none")
-    if guidance != 1 and "uncond" not in named:
-        raise ValueError(
-            f"denoisers must hold 'uncond' for guidance {guidance:g}, got {', '.join(named)}; "
-            f"add it, or set guidance=1"
-        )
-    if template.ndim != 2 or template.dtype != torch.int64 or not template.numel():
-        raise ValueError(
-            f"template must be int64 tokens (P, L) with P and L at least 1, got "
-            f"{template.dtype} {tuple(template.shape)}; -1 marks what is to be drawn"
-        )
-    if not (template < 0).any(1).all():
-        raise ValueError("template must hold -1 in each row, got a row with nothing to draw")
-    if len(texts) != len(template):
-        raise ValueError(f"prompts must be {len(template)}, one a row, got {len(texts)}")
-    if micro_batch is not None and micro_batch < 1:
-        raise ValueError(f"micro_batch must be at least 1, got {micro_batch}")
-    _check_terms(path, terms)
-
-
-def _check_terms(path: Path, terms: Sequence[Term]) -> None:
-    for term in terms:
-        if not isinstance(term, Tilt | PoolTerm | Correct | DiscreteCorrect):
-            raise ValueError(
-                f"terms must be Tilt, RLGuidance, Product, Anneal or DiscreteCorrect for tokens, "
-                f"got {term!r}"
-            )
-    check_pool(terms, None)
-    correctors = [t for t in terms if isinstance(t, Correct | DiscreteCorrect)]
-    if not correctors:
-        return
-    if len(correctors) > 1:
-        raise ValueError(f"terms must hold one corrector, got {len(correctors)}")
-    if isinstance(correctors[0], Correct) and correctors[0] != Correct():
-        raise ValueError(
-            f"Correct's settings belong to Gaussian paths, got {correctors[0]!r}; "
-            f"take DiscreteCorrect(rate=...)"
-        )
-    if not isinstance(path, MaskedPath) or path.order != "random" or path.remask:
-        raise ValueError(
-            f"a corrector needs a masked path with order 'random' and remask 0, got {path!r}"
-        )
-    for term in terms:
-        if isinstance(term, PoolTerm) and term.scheduled:
-            raise ValueError(f"exponents must be constant in time with a corrector, got {term!r}")

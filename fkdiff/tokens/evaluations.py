@@ -70,6 +70,8 @@ class Evaluations:
         return self._named(source, branch)(x, alpha)
 
     def _named(self, source: Source, branch: str) -> TokenDenoiser:
+        if hasattr(source, "components"):  # a pipeline, asked for its own model
+            return source.denoiser()
         if callable(source):
             return source  # pyright: ignore[reportReturnType]
         for name in (f"{source}/{branch}", source):

@@ -6,7 +6,15 @@ import json
 import pytest
 import torch
 
-from fkdiff import Anneal, DiscreteCorrect, MaskedDiffusionPipeline, Resample, Tilt, as_reward
+from fkdiff import (
+    Anneal,
+    DiscreteCorrect,
+    MaskedDiffusionPipeline,
+    Product,
+    Resample,
+    Tilt,
+    as_reward,
+)
 from fkdiff.rewards import MotifPresence
 from fkdiff.tokens.antibody import antibody_pipeline, installed
 from fkdiff.tokens.pipeline import shaped
@@ -77,6 +85,9 @@ def test_steering_raises_a_motif(pipe):
 def test_correctors_on_masked_models_are_marked_heuristic(pipe):
     call = dict(length=3, num_inference_steps=3, terms=[Anneal(1.5), DiscreteCorrect()])
     assert pipe(**call).steering.target.startswith("heuristic: the conditionals")
+    both = pipe(length=2, terms=[Product(pipe), DiscreteCorrect()], generator=seeded())
+    alone = pipe(length=2, terms=[Anneal(2.0), DiscreteCorrect()], generator=seeded())
+    torch.testing.assert_close(both.steering.log_w, alone.steering.log_w)
     with pytest.raises(ValueError, match="temperature must be 1"):
         pipe(**call, temperature=0.5)
 

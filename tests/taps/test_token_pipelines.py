@@ -98,13 +98,14 @@ def test_particles_carry_their_earlier_blocks_with_them():
 
 def test_log_z_is_unbiased_across_a_block_boundary():
     """Against plain stock samples: E[exp(log Z)] is the mean of exp(reward)."""
-    call = {**CALL, "gen_length": 4, "input_ids": PROMPT.expand(400, -1)}
-    plain = steer(llada(), particles=1, seed=0)(**{**call, "input_ids": PROMPT.expand(4000, -1)})
+    call = {**CALL, "gen_length": 4, "input_ids": PROMPT.expand(150, -1)}
+    many = {**call, "input_ids": PROMPT.expand(3000, -1)}
+    plain = llada()(**many, generator=torch.Generator().manual_seed(0))
     weights = (plain.sequences == 2).sum(1).double().exp()
     steered = steer(llada(), twos(draws=2), particles=4, resample=ALWAYS, seed=1)(**call)
     z = steered.steering.log_z.exp()
     assert abs(z_of_means(z, weights)) < 4.5
-    assert abs(z_of_means(z, weights.sqrt())) > 10
+    assert abs(z_of_means(z, weights.sqrt())) > 4.5
 
 
 @pytest.mark.parametrize(
@@ -211,10 +212,11 @@ def test_one_canvas_passes_through(scheduler):
     ids=["ddim", "blocks"],
 )
 def test_one_canvas_is_steered_to_its_law(scheduler):
-    plain = steer(gemma(scheduler), particles=1, seed=0)(**{**CANVAS, "prompt": ["go"] * 5000})
+    many = {**CANVAS, "prompt": ["go"] * 5000}
+    plain = gemma(scheduler)(**many, generator=torch.Generator().manual_seed(0))
     counts = (plain.sequences == 2).sum(1).double()
-    call = {**CANVAS, "prompt": ["go"] * 600}
-    out = steer(gemma(scheduler), twos(1.5), particles=6, resample=ALWAYS, seed=1)(**call)
+    call = {**CANVAS, "prompt": ["go"] * 150}
+    out = steer(gemma(scheduler), twos(1.5), particles=5, resample=ALWAYS, seed=1)(**call)
     assert any(rows is not None for rows in out.steering.rows)
     z, w = out.steering.log_z.exp(), (1.5 * counts).exp()
     assert abs(z_of_means(z, w)) < 4.5

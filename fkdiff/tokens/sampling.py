@@ -81,9 +81,11 @@ def sample_tokens(
         ValueError: If an argument is out of range, or the terms have no common target.
 
     Example:
+        >>> from fkdiff import Tilt, as_reward
         >>> def denoiser(tokens, alpha):
         ...     return torch.zeros(*tokens.shape, 3)
-        >>> many = Tilt(lambda tokens: (tokens == 2).sum(1), scale=2.0)
+        >>> twos = as_reward(lambda tokens: (tokens == 2).sum(1), inputs="tokens")
+        >>> many = Tilt(twos, scale=2.0, draws=4)
         >>> path = MaskedPath(4, mask=3)
         >>> template = torch.full((1, 5), -1)
         >>> result = sample_tokens(denoiser, path, template=template, particles=6, seed=0)

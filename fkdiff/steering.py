@@ -18,8 +18,11 @@ from fkdiff.taps import PipelineTap, TapError
 from fkdiff.taps.arguments import Expanded, expand, seed_of
 from fkdiff.taps.families import check_family
 from fkdiff.taps.results import fields, keep_rows
+from fkdiff.taps.token_families import draws_tokens, token_tap
+from fkdiff.taps.tokens import TokenTap, expand_tokens
 from fkdiff.terms.consistency import check_pool, stated_target, tilts
 from fkdiff.terms.cost import Cost
+from fkdiff.terms.fk_steering import Tilt
 from fkdiff.terms.reward import Reward, as_reward
 from fkdiff.terms.term import Term
 
@@ -132,6 +135,8 @@ class Steered:
         check_pool(self.terms, self.stochastic)
         self._check_names()
         check_family(self.pipe)
+        if draws_tokens(self.pipe):
+            self._check_tokens()
 
     @property
     def target(self) -> str:
@@ -157,7 +162,8 @@ class Steered:
         seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
         as_tuple = kwargs.pop("return_dict", True) is False
         name = kwargs.pop("output", None)  # what a modular pipeline returns in place of its state
-        expanded = expand(self.pipe, args, kwargs, self.particles)
+        binds = expand_tokens if draws_tokens(self.pipe) else expand
+        expanded = binds(self.pipe, args, kwargs, self.particles)
         if expanded.wanted > self.particles:
             raise ValueError(
                 f"{expanded.key} must be at most particles={self.particles}, "
@@ -213,19 +219,21 @@ class Steered:
             )
         return [slot_generators(each, 1, 1)[0] for each in seeds]
 
-    def _tap(self, expanded: Expanded, run: Run, streams: list[torch.Generator]) -> PipelineTap:
-        return PipelineTap(
-            pipe=self.pipe,
-            expanded=expanded,
-            particles=self.particles,
-            generators=streams,
-            engine=run,
-            stochastic=self.stochastic,
-            resamples=run.resamples,
-            micro_batch=self.micro_batch,
-            cost=run.cost,
-            terms=self.terms,
-        )
+    def _tap(
+        self, expanded: Expanded, run: Run, streams: list[torch.Generator]
+    ) -> PipelineTap | TokenTap:
+        settings: dict[str, Any] = {
+            "expanded": expanded,
+            "particles": self.particles,
+            "generators": streams,
+            "engine": run,
+            "resamples": run.resamples,
+            "micro_batch": self.micro_batch,
+            "cost": run.cost,
+        }
+        if draws_tokens(self.pipe):
+            return token_tap(self.pipe, **settings)
+        return PipelineTap(self.pipe, **settings, stochastic=self.stochastic, terms=self.terms)
 
     @property
     def _rewards(self) -> list[Reward]:
@@ -242,10 +250,24 @@ class Steered:
                     f"name one: as_reward(fn, name=...)"
                 )
 
-    def _check_inputs(self, tap: PipelineTap) -> None:
+    def _check_tokens(self) -> None:
+        """Token pipelines mix no predictions, and their steps are stochastic or not as called."""
+        for term in self.terms:
+            if not isinstance(term, Tilt):
+                raise TapError(
+                    f"terms must be Tilts for {type(self.pipe).__name__}, got {term!r}; "
+                    f"MaskedDiffusionPipeline takes pools and correctors"
+                )
+        if self.stochastic is True:
+            raise TapError(
+                f"stochastic must be None or False for {type(self.pipe).__name__}: its call's "
+                f"temperature says whether tokens are drawn"
+            )
+
+    def _check_inputs(self, tap: PipelineTap | TokenTap) -> None:
         """Refuse before the run what would fail at its first reward."""
         for reward in self._rewards:
-            if reward.inputs not in tap.offers:
+            if reward.inputs not in tap.readable:
                 if reward.inputs == "rgba" and tap.inputs == "pixels":
                     raise TapError(
                         f"the reward {reward.name!r} reads pictures with alpha; add the term "

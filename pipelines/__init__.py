@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fkdiff.pipelines.fk_stable_diffusion_3 import FKStableDiffusion3Pipeline
     from fkdiff.pipelines.fk_stable_diffusion_xl import FKStableDiffusionXLPipeline
     from fkdiff.pipelines.gumbel_flow import GumbelFlowPipeline
+    from fkdiff.pipelines.masked_diffusion import MaskedDiffusionPipeline
     from fkdiff.pipelines.rlg_stable_diffusion import RLGStableDiffusionPipeline
     from fkdiff.pipelines.rlg_stable_diffusion_3 import RLGStableDiffusion3Pipeline
     from fkdiff.pipelines.rlg_stable_diffusion_xl import RLGStableDiffusionXLPipeline
@@ -36,6 +37,7 @@ __all__ = [
     "FKStableDiffusionPipeline",
     "FKStableDiffusionXLPipeline",
     "GumbelFlowPipeline",
+    "MaskedDiffusionPipeline",
     "RLGStableDiffusion3Pipeline",
     "RLGStableDiffusionPipeline",
     "RLGStableDiffusionXLPipeline",
@@ -54,6 +56,7 @@ _HOMES = {
     "FKStableDiffusionPipeline": "fk_stable_diffusion",
     "FKStableDiffusionXLPipeline": "fk_stable_diffusion_xl",
     "GumbelFlowPipeline": "gumbel_flow",
+    "MaskedDiffusionPipeline": "masked_diffusion",
     "RLGStableDiffusion3Pipeline": "rlg_stable_diffusion_3",
     "RLGStableDiffusionPipeline": "rlg_stable_diffusion",
     "RLGStableDiffusionXLPipeline": "rlg_stable_diffusion_xl",

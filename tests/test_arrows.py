@@ -26,12 +26,13 @@ MAY = {
     "sampling": {"smc", "processes", "terms", "result", "run"},
     "sequences": CORE | {"zoo"},
     "rgba": {"terms"},
+    "tokens": CORE,
     "rewards": {"terms", "zoo", "rgba"},
     "policy": {"smc", "processes", "terms", "result", "run"},
     "zoo": {"_version", "processes", "policy"},
-    "pipelines": CORE | {"sequences", "rgba"},
+    "pipelines": CORE | {"sequences", "tokens", "rgba"},
     "report": CORE | {"rewards", "zoo", "policy", "rgba"},
-    "bench": CORE | {"zoo", "rewards", "policy", "sequences", "rgba"},
+    "bench": CORE | {"zoo", "rewards", "policy", "sequences", "tokens", "rgba"},
 }
 # A result saves itself: the one upward arrow, taken inside a method.
 EXCEPTIONS = {("result", "report")}

@@ -141,7 +141,7 @@ class PipelineTap:
         return term.matte(pixels, maps)  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
-    def offers(self) -> tuple[str, ...]:
+    def readable(self) -> tuple[str, ...]:
         """What rewards may read."""
         cut = self._cuts and self.inputs == "pixels"
         return ("latents", self.inputs, *(("rgba",) if cut else ()))
@@ -164,7 +164,7 @@ class PipelineTap:
         """
         if inputs == "latents":
             return latents
-        if inputs == "rgba" and inputs in self.offers and rows is not None:
+        if inputs == "rgba" and inputs in self.readable and rows is not None:
             pixels = self.decode(latents, "pixels")
             with self.cost.time("matte"):
                 return self._cut(pixels, rows)

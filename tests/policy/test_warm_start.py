@@ -219,7 +219,6 @@ def calibrated(**changes) -> Calibration:
         "executed": 1,
         "horizon": 1,
         "observation_scale": (0.1, 0.1),
-        "changes": (1.0, 1.0),
         "distances": (0.2, 0.2),
     }
     return Calibration(**(facts | changes))

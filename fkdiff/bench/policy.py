@@ -64,7 +64,7 @@ class Plan:
         (4, True),
         (8, True),
     )
-    rest_methods: tuple[str, ...] = ("ddpm100", "ddim10", "rti_auto", "hold")
+    rest_methods: tuple[str, ...] = ("ddpm100", "ddim10", "rti_auto", "ddim1", "hold")
     methods: tuple[str, ...] = tuple(METHODS)
     tasks: tuple[str, ...] = TASKS
 

@@ -1,6 +1,10 @@
 """The command `fkdiff`. Nothing heavy is imported before a command runs."""
 
 import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -44,6 +48,12 @@ def main(arguments: list[str] | None = None) -> int:
     True
     """
     words = sys.argv[1:] if arguments is None else arguments
+    with warnings.catch_warnings():
+        warnings.showwarning = partial(_note, usual=warnings.showwarning)
+        return _run(words)
+
+
+def _run(words: list[str]) -> int:
     try:
         code = app(words or ["--help"], prog_name="fkdiff", standalone_mode=False)
     except Stop as stop:
@@ -58,6 +68,20 @@ def main(arguments: list[str] | None = None) -> int:
 def _say(message: str, code: int) -> int:
     print(f"fkdiff: {message}", file=sys.stderr)
     return code
+
+
+def _note(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    *rest: Any,
+    usual: Callable[..., None],
+) -> None:
+    """The package's own warnings as a line of the command; others as Python shows them."""
+    if Path(filename).is_relative_to(Path(__file__).parent):
+        _say(f"note: {message}", 0)
+    else:
+        usual(message, category, filename, *rest)
 
 
 def _version(wanted: bool) -> None:

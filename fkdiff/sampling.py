@@ -222,6 +222,7 @@ class _Loop:
                 pool=lambda pool=pool: tuple(pool),
                 kernel=kernel,
                 correction=None if correction is None else correction.reshape(shape),
+                seed=self.run.seed,
             )
             rows = self.run.transition(step)
             parents = torch.arange(len(x)) if rows is None else rows

@@ -28,7 +28,7 @@ BENCHES = {
 }
 
 
-RESUMABLE = frozenset({"correctors", "fk", "fk_tune"})
+RESUMABLE = frozenset({"compose", "correctors", "fk", "fk_tune", "guidance", "rlg"})
 """Benches that keep their finished runs in a file and go on from it."""
 
 

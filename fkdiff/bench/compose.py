@@ -1,8 +1,20 @@
 """Tuning, RL guidance and steering on one reward, alone and together, at equal evaluations."""
 
+from pathlib import Path
 from typing import Any
 
-from fkdiff.bench.emoji_arms import Arm, adapter, clouds_of, emoji, judge, run_arm, share, summary
+from fkdiff.bench.emoji_arms import (
+    Arm,
+    Clouds,
+    adapter,
+    clouds_of,
+    emoji,
+    judge,
+    models,
+    share,
+    summary,
+)
+from fkdiff.bench.kept import Kept
 from fkdiff.terms import RLGuidance, Tilt, load_reward
 
 __all__ = ["run"]
@@ -11,7 +23,7 @@ W, SCALE = 1.6, 6.0
 QUICK = (6, 6)  # pictures an arm, and steps
 
 
-def run(quick: bool, seed: int) -> dict[str, Any]:
+def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
     """Pass rates by the independent judge, evaluations and seconds, one picture a prompt.
 
     base_fk4 and rl_bon4 make equally many evaluations, and so do base_bon8 and rl_rlg_fk4.
@@ -19,6 +31,7 @@ def run(quick: bool, seed: int) -> dict[str, Any]:
     Arguments:
         quick: 6 prompts of 6 steps instead of the 150 of the evaluation list of 30.
         seed: Of the first picture.
+        resume: File of finished calls to go on from and to add to.
 
     Returns:
         `pass_rate`, `reward`, `nfe` (evaluations a picture) and `seconds` of `base`, `base_fk4`,
@@ -26,11 +39,14 @@ def run(quick: bool, seed: int) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If the weights of the judge or of the adapter are missing.
+        BenchRefused: If the file holds calls of other settings.
     """
     eyes, pipe = judge(), emoji()
     name, reward = adapter(pipe), load_reward("emoji-clip")
     count, steps = QUICK if quick else (150, 30)
-    prompts, call = clouds_of(count), {"num_inference_steps": steps}
+    told = {"seed": seed, "prompts": count, "steps": steps, **models(name, "emoji-clip")}
+    clouds = Clouds(pipe, eyes, clouds_of(count), seed, Kept(resume, told))
+    call = {"num_inference_steps": steps}
     tuned, leaning = RLGuidance(name, 1.0), RLGuidance(name, W)
     steered = Tilt(reward, SCALE)
     best, none = Tilt(reward, SCALE, "none"), {"resample": None, "stochastic": False}
@@ -46,8 +62,8 @@ def run(quick: bool, seed: int) -> dict[str, Any]:
     results: dict[str, Any] = {key: {} for key in ("pass_rate", "reward", "nfe", "seconds")}
     for arm_name, arm in arms.items():
         watched = None if any(isinstance(term, Tilt) for term in arm.terms) else reward
-        drawn = run_arm(pipe, arm, prompts, seed, arm_name, watched, reward.name)
-        results["pass_rate"][arm_name] = share(eyes.passes(drawn.pictures, prompts))
+        drawn = clouds.draw(arm_name, arm, watched, reward.name)
+        results["pass_rate"][arm_name] = share(drawn.passed)
         results["reward"][arm_name] = summary(drawn.rewards)
         results["nfe"][arm_name] = drawn.evaluations / count
         results["seconds"][arm_name] = drawn.seconds / count

@@ -1,10 +1,10 @@
 """Correctors against quadrature: mixtures on the line with exact scores, weighted and not."""
 
-import json
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fkdiff.bench.kept import Kept
 from fkdiff.bench.mixtures import Mixture, cells, quadrature
 from fkdiff.processes import Grid
 from fkdiff.sampling import sample
@@ -98,14 +99,11 @@ def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
         for path in ("vp", "ve")
         for name in CASES
     ]
-    done = dict(_read(resume))
+    kept = Kept(resume, {"particles": particles, "steps": counts, "seed": seed, "seeds": seeds})
     rows: dict[int, dict[str, list[dict[str, float]]]] = {}
     for path, name, count, s in tqdm(jobs, desc="correctors", mininterval=5):
-        key = f"{path}_{name}/{count}/{particles}/{s}"
-        if key not in done:
-            done[key] = _measure(path, name, count, particles, s)
-            _write(resume, key, done[key])
-        for case, row in done[key].items():
+        make = partial(_measure, path, name, count, particles, s)
+        for case, row in kept.part(f"{path}_{name}/{count}/{s}", make).items():
             rows.setdefault(count, {}).setdefault(case, []).append(row)
     results = _table(rows.pop(steps))
     for count, found in rows.items():
@@ -201,16 +199,3 @@ def _means(rows: list[dict[str, float]], kinds: tuple[str, ...]) -> dict[str, fl
 
 def _se(values: list[float]) -> float:
     return statistics.stdev(values) / math.sqrt(len(values))
-
-
-def _read(file: Path | None) -> Iterator[tuple[str, dict[str, dict[str, float]]]]:
-    if file is not None and file.exists():
-        for line in file.read_text(encoding="utf-8").splitlines():
-            found = json.loads(line)
-            yield found["key"], found["rows"]
-
-
-def _write(file: Path | None, key: str, rows: dict[str, dict[str, float]]) -> None:
-    if file is not None:
-        with file.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps({"key": key, "rows": rows}) + "\n")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from subprocess import CalledProcessError
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fkdiff import zoo
+from fkdiff.bench.kept import Kept
 from fkdiff.steering import steer
 from fkdiff.zoo.judge import Judge, load_judge
 from fkdiff.zoo.parse import parse
@@ -20,19 +22,22 @@ from fkdiff.zoo.render import render
 
 __all__ = [
     "Arm",
+    "Clouds",
     "Drawn",
     "adapter",
     "clouds_of",
     "distances",
     "emoji",
     "judge",
+    "models",
     "real_pictures",
-    "run_arm",
     "share",
     "summary",
 ]
 
 _ART = Path("training/zoo/cache")
+ROWS = 16
+"""Particles of one call: clouds are drawn together while they are few."""
 
 
 def clouds_of(count: int) -> list[str]:
@@ -63,6 +68,11 @@ def judge() -> Judge:
             "them: python -m fkdiff.zoo.train judge"
         )
     return load_judge(folder)
+
+
+def models(*names: str) -> dict[str, str]:
+    """Digests of bundled weights, for what results are kept beside."""
+    return {name: zoo.digest(name) for name in ("emoji", "emoji-judge", *names)}
 
 
 def adapter(pipe: Any, name: str = "emoji-rl") -> str:
@@ -123,57 +133,81 @@ class Arm:
 
 @dataclass
 class Drawn:
-    """One picture of each cloud, and what they cost."""
+    """One picture of each cloud, as the judge sees it, and what the clouds cost."""
 
-    images: list[Tensor] = field(default_factory=list)
-    prompts: list[str] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-    variances: list[float] = field(default_factory=list)
-    evaluations: int = 0
-    seconds: float = 0.0
-
-    @property
-    def pictures(self) -> Tensor:
-        """(n, 3, 64, 64) in [0, 1]."""
-        return torch.stack(self.images)
+    features: Tensor
+    passed: list[bool]
+    rewards: list[float]
+    variances: list[float]
+    evaluations: int
+    seconds: float
 
 
-def run_arm(
-    pipe: Any,
-    arm: Arm,
-    prompts: Sequence[str],
-    seed: int,
-    words: str,
-    reward: Any = None,
-    named: str | None = None,
-) -> Drawn:
-    """Draw one picture for each prompt, each from a cloud of its own.
+@dataclass(frozen=True)
+class Clouds:
+    """The clouds that every arm of a bench draws: the same prompts, seeds and judge.
 
     Arguments:
         pipe: The pipeline.
-        arm: How.
+        eyes: The independent judge.
         prompts: One a cloud; clouds of a prompt that comes again have other seeds.
-        seed: Of the first cloud.
-        words: Shown beside the progress bar.
-        reward: Reported on what is returned; None for none.
-        named: The reward that is kept, where a term of the arm scores it already.
+        seed: Of the first call.
+        kept: Where finished calls are kept.
     """
-    kept = named if reward is None else reward.name
-    drawn, monitor = Drawn(), [] if reward is None else [reward]
-    for index, prompt in enumerate(tqdm(prompts, desc=words, mininterval=5)):
-        settings = {"monitor": monitor, **arm.settings}
-        steered = steer(pipe, *arm.terms, particles=arm.particles, seed=seed + index, **settings)
-        out = steered(prompt, output_type="pt", **arm.call)
-        result = out.steering
-        drawn.images.append(out.images[0].float())
-        drawn.prompts.append(prompt)
-        if kept is not None:
-            drawn.rewards.append(float(result.rewards[kept][0, result.selected[0, 0]]))
-        spreads = [float(t.variance[0]) for t in result.trace if t.variance is not None]
-        drawn.variances.append(sum(spreads))
-        drawn.evaluations += result.cost.denoiser_evaluations
-        drawn.seconds += result.cost.seconds["total"]
-    return drawn
+
+    pipe: Any
+    eyes: Judge
+    prompts: Sequence[str]
+    seed: int
+    kept: Kept
+
+    def draw(self, name: str, arm: Arm, reward: Any = None, named: str | None = None) -> Drawn:
+        """Draw one picture for each prompt, each from a cloud of its own.
+
+        Arguments:
+            name: Of the arm; finished calls are kept under it.
+            arm: How.
+            reward: Reported on what is returned; None for none.
+            named: The reward that is kept, where a term of the arm scores it already.
+        """
+        size = max(1, ROWS // arm.particles)
+        calls = []
+        for start in tqdm(range(0, len(self.prompts), size), desc=name, mininterval=5):
+            make = partial(self._call, start, size, arm, reward, named)
+            calls.append(self.kept.part(f"{name} {start}", make))
+        rows = [row for call in calls for row in call["rows"]]
+        return Drawn(
+            features=torch.tensor([row["features"] for row in rows]),
+            passed=[row["passed"] for row in rows],
+            rewards=[row["reward"] for row in rows if "reward" in row],
+            variances=[row["variance"] for row in rows],
+            evaluations=sum(call["evaluations"] for call in calls),
+            seconds=sum(call["seconds"] for call in calls),
+        )
+
+    def _call(
+        self, start: int, size: int, arm: Arm, reward: Any, named: str | None
+    ) -> dict[str, Any]:
+        watched = named if reward is None else reward.name
+        settings = {"monitor": [] if reward is None else [reward], **arm.settings}
+        prompts = list(self.prompts[start : start + size])
+        steered = steer(
+            self.pipe, *arm.terms, particles=arm.particles, seed=self.seed + start, **settings
+        )
+        out = steered(prompts, output_type="pt", **arm.call)
+        result, pictures = out.steering, torch.as_tensor(out.images).float()
+        features = self.eyes.features(pictures).tolist()
+        passed = self.eyes.passes(pictures, prompts)
+        rows = []
+        for i in range(len(prompts)):
+            spreads = [float(t.variance[i]) for t in result.trace if t.variance is not None]
+            row = {"features": features[i], "passed": passed[i], "variance": sum(spreads)}
+            if watched is not None:
+                row["reward"] = float(result.rewards[watched][i, result.selected[i, 0]])
+            rows.append(row)
+        cost = result.cost
+        spent = {"evaluations": cost.denoiser_evaluations, "seconds": cost.seconds["total"]}
+        return {"rows": rows, **spent}
 
 
 def share(hits: Sequence[bool]) -> dict[str, float]:

@@ -1,12 +1,12 @@
 """Does FK steering help, by a judge that it never saw? Equal evaluations and equal seconds."""
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fkdiff.bench import BenchRefused
+from fkdiff.bench.kept import Kept
 
 if TYPE_CHECKING:
     from fkdiff.bench.fk_runs import Runner
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 __all__ = [
     "HARD",
     "Plan",
-    "Store",
     "chosen_prompts",
     "hard_kinds",
     "progress",
@@ -86,65 +85,19 @@ def run(
     plan = plan or (_QUICK if quick else Plan())
     runner = runner or Runner.bundled(Settings(steps=10, samples=8) if quick else Settings())
     settings = runner.settings
-    store = Store(resume, {"seed": seed, **asdict(plan), **asdict(settings)})
-    kinds, rates = _kinds(store, runner, plan, seed)
+    kept = Kept(resume, {"seed": seed, **asdict(plan), **asdict(settings), **runner.models})
+    kinds, rates = _kinds(kept, runner, plan, seed)
     prompts = chosen_prompts(kinds, plan.prompts)
-    rows = _rows(store, runner, plan, prompts, seed)
+    rows = _rows(kept, runner, plan, prompts, seed)
     told = summarise(rows, settings.scale, seed)
     told |= {"kinds": list(kinds), "tune_pass_rate": rates, "settings": asdict(settings)}
     if plan.scaled:
-        told["scaling"] = scaling(_scaled(store, runner, plan, prompts, seed), seed)
+        told["scaling"] = scaling(_scaled(kept, runner, plan, prompts, seed), seed)
         if resume is not None:
             from fkdiff.bench.fk_plot import draw_scaling
 
             draw_scaling(told["scaling"], resume.with_suffix(".png"))
     return told
-
-
-class Store:
-    """Rows by name, kept in a file line by line so that a stopped bench goes on.
-
-    Arguments:
-        file: Rows as JSON, one a line below the settings; None to keep nothing.
-        settings: What made the rows; others in the file are refused.
-
-    Raises:
-        BenchRefused: If the file was made with other settings.
-    """
-
-    def __init__(self, file: Path | None, settings: dict[str, Any]) -> None:
-        self.file = file
-        self.rows: dict[str, dict[str, Any]] = {}
-        head = json.loads(json.dumps(settings))
-        lines = self._lines()
-        if lines and lines[0] != head:
-            changed = [key for key in head if lines[0].get(key) != head[key]]
-            raise BenchRefused(
-                f"resume must name rows of these settings, got others ({', '.join(changed)}) in "
-                f"{self.file}; name another file"
-            )
-        self.rows = {line["name"]: line for line in lines[1:]}
-        if self.file is not None:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            kept = [head, *self.rows.values()]  # without a line that was cut off
-            self.file.write_text("".join(json.dumps(line) + "\n" for line in kept))
-
-    def _lines(self) -> list[dict[str, Any]]:
-        if self.file is None or not self.file.is_file():
-            return []
-        whole = self.file.read_text().split("\n")[:-1]  # what follows the last newline is cut off
-        return [json.loads(line) for line in whole]
-
-    def get(
-        self, name: str, prompt: str, make: Callable[..., dict[str, Any]], *given: Any
-    ) -> dict[str, Any]:
-        """The row of that name; unless it is there its runs are made and written down."""
-        if name not in self.rows:
-            self.rows[name] = {"name": name, "prompt": prompt, "runs": make(prompt, *given)}
-            if self.file is not None:
-                with self.file.open("a") as file:
-                    file.write(json.dumps(self.rows[name]) + "\n")
-        return self.rows[name]
 
 
 def progress(steps: Sequence[_T], told: str) -> Iterator[_T]:
@@ -155,7 +108,7 @@ def progress(steps: Sequence[_T], told: str) -> Iterator[_T]:
 
 
 def _kinds(
-    store: Store, runner: "Runner", plan: Plan, seed: int
+    kept: Kept, runner: "Runner", plan: Plan, seed: int
 ) -> tuple[tuple[str, ...], dict[str, float]]:
     """Kinds to steer, and the plain pass rate of each kind on `tune` if it was measured."""
     if not plan.tune:
@@ -166,8 +119,8 @@ def _kinds(
     passed: dict[str, list[bool]] = {}
     for index, prompt in enumerate(progress(zoo.prompts("tune"), "plain on tune")):
         own = seed_of(seed, index, plan.seeds)
-        row = store.get(f"tune {index}", prompt, runner.both, plan.tune, own)
-        for run in row["runs"].values():
+        make = partial(runner.both, prompt, plan.tune, own)
+        for run in kept.part(f"tune {index}", make).values():
             passed.setdefault(parse(prompt).kind, []).extend(run["passed"])
     rates = {kind: sum(values) / len(values) for kind, values in passed.items()}
     return hard_kinds(rates), rates
@@ -201,24 +154,26 @@ def chosen_prompts(kinds: Sequence[str], most: int, of: str = "eval") -> list[st
 
 
 def _rows(
-    store: Store, runner: "Runner", plan: Plan, prompts: Sequence[str], seed: int
+    kept: Kept, runner: "Runner", plan: Plan, prompts: Sequence[str], seed: int
 ) -> list[dict[str, Any]]:
     units = [(i, s) for s in range(plan.seeds) for i in range(len(prompts))]
     rows = []
     for i, s in progress(units, "arms"):
         other = prompts[(i + len(prompts) // 2) % len(prompts)]
         own = seed_of(seed, i, s)
-        rows.append(store.get(f"arms {i} {s}", prompts[i], runner.arms, other, own))
+        runs = kept.part(f"arms {i} {s}", partial(runner.arms, prompts[i], other, own))
+        rows.append({"prompt": prompts[i], "runs": runs})
     return rows
 
 
 def _scaled(
-    store: Store, runner: "Runner", plan: Plan, prompts: Sequence[str], seed: int
+    kept: Kept, runner: "Runner", plan: Plan, prompts: Sequence[str], seed: int
 ) -> list[dict[str, Any]]:
     rows = []
     for i, prompt in enumerate(progress(prompts[: plan.scaled], "scaling")):
         own = seed_of(seed, i, plan.seeds)
-        rows.append(store.get(f"scaling {i}", prompt, runner.scaled, plan.sizes, own))
+        runs = kept.part(f"scaling {i}", partial(runner.scaled, prompt, plan.sizes, own))
+        rows.append({"prompt": prompt, "runs": runs})
     return rows
 
 

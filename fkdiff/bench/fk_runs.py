@@ -1,7 +1,8 @@
 """The runs that the FK bench compares, one prompt and seed at a time, judged by `emoji-judge`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -80,10 +81,19 @@ class Runner:
         reward: Reward that selects and steers.
         judge: Independent verifier, which nothing steers on.
         settings: What the runs share.
+        models: Digests of the weights, kept beside the results.
     """
 
-    def __init__(self, pipe: Any, reward: Reward, judge: "Judge", settings: Settings) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        reward: Reward,
+        judge: "Judge",
+        settings: Settings,
+        models: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.pipe, self.reward, self.judge, self.settings = pipe, reward, judge, settings
+        self.models = dict(models)
         self.pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
         self.pipe.set_progress_bar_config(disable=True)
         self.monitors: list[Reward] = [Brightness(), Colourfulness(), JPEGSize()]
@@ -105,7 +115,8 @@ class Runner:
                 "the bench fk needs the bundled emoji and emoji-judge, whose weights aren't in "
                 "this installation; train them: python -m fkdiff.zoo.train emoji, and judge"
             ) from error
-        return cls(pipe, emoji_clip(), judge, settings)
+        models = {name: zoo.digest(name) for name in ("emoji", "emoji-clip", "emoji-judge")}
+        return cls(pipe, emoji_clip(), judge, settings, models)
 
     def plain(self, prompt: str, solver: str, particles: int, seed: int) -> dict[str, Any]:
         """Independent samples, scored once: best-of-n and importance sampling choose from them."""

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fkdiff.bench.fk import Store, chosen_prompts, progress, seed_of
+from fkdiff.bench.fk import chosen_prompts, progress, seed_of
+from fkdiff.bench.kept import Kept
 
 if TYPE_CHECKING:
     from fkdiff.bench.fk_runs import Runner, Settings
@@ -43,10 +45,11 @@ def run(
     runner = runner or Runner.bundled(Settings(steps=10 if quick else 30))
     usual = runner.settings
     prompts = chosen_prompts(_KINDS, 2 if quick else 48, "tune")
-    store = Store(resume, {"seed": seed, "quick": quick, "tuned": "tune", **asdict(usual)})
+    told = {"seed": seed, "quick": quick, "tuned": "tune", **asdict(usual), **runner.models}
+    kept = Kept(resume, told)
     guidances = _GUIDANCES[:2] if quick else _GUIDANCES
     plain = {
-        f"{g:g}": _rate(store, runner, replace(usual, guidance=g), prompts, seed, steered=False)
+        f"{g:g}": _rate(kept, runner, replace(usual, guidance=g), prompts, seed, steered=False)
         for g in progress(guidances, "guidance")
     }
     best = float(max(plain, key=plain.__getitem__))
@@ -55,7 +58,7 @@ def run(
         for scale in (_SCALES[:2] if quick else _SCALES)
         for window in (_WINDOWS[:1] if quick else _WINDOWS)
     ]
-    rates = [_rate(store, runner, s, prompts, seed, steered=True) for s in progress(grid, "FK-4")]
+    rates = [_rate(kept, runner, s, prompts, seed, steered=True) for s in progress(grid, "FK-4")]
     chosen = grid[rates.index(max(rates))]
     told = {_named(s): rate for s, rate in zip(grid, rates, strict=True)}
     picked = {"guidance": best, "scale": chosen.scale, "window": list(chosen.window)}
@@ -68,7 +71,7 @@ def _named(settings: "Settings") -> str:
 
 
 def _rate(
-    store: Store,
+    kept: Kept,
     runner: "Runner",
     settings: "Settings",
     prompts: Iterable[str],
@@ -82,7 +85,7 @@ def _rate(
     for i, prompt in enumerate(prompts):
         name = f"{'fk4' if steered else 'plain'} {settings.guidance:g} {_named(settings)} {i}"
         make = runner.chosen if steered else runner.both
-        runs = store.get(name, prompt, make, 4, seed_of(seed, i))["runs"]
+        runs = kept.part(name, partial(make, prompt, 4, seed_of(seed, i)))
         if steered:
             found.append(runs["fk"]["passed"][runs["fk"]["chosen"]])
         else:

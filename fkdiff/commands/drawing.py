@@ -17,7 +17,24 @@ if TYPE_CHECKING:
     from fkdiff.result import Result
     from fkdiff.steering import Steered
 
-__all__ = ["call_arguments", "draw", "load_pipeline", "load_reward_of"]
+__all__ = [
+    "Loaded",
+    "call_arguments",
+    "draw",
+    "load",
+    "load_pipeline",
+    "load_reward_of",
+    "save_run",
+]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A pipeline, and rewards by their words: what runs of one model share."""
+
+    pipe: Any
+    pool: tuple[Any, ...]
+    rewards: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -39,31 +56,55 @@ def draw(request: Request) -> None:
         Stop: If it is refused (nothing is written), fails or is interrupted (what was made is
             kept).
     """
-    job = _prepared(checked(request))
-    result = _steered(job)
-    page = result.save(job.folder, plain=_plain(job, result), command=_command(job))
+    request = checked(request)
+    result, page = save_run(request, load(request))
     _tell(result, page)
 
 
-def _prepared(request: Request) -> _Job:
-    """Load rewards and pipeline; refuse what they can't do."""
+def load(request: Request, before: Loaded | None = None) -> Loaded:
+    """The request's pipeline and rewards; those that were loaded before are taken up.
+
+    Raises:
+        Stop: With code 2, if one can't be had.
+    """
+    known = {} if before is None else before.rewards
+    wanted = [request.reward or "", *request.monitor]
+    rewards = {s: known.get(s) or load_reward_of(s) for s in wanted if s != "none"}
+    if before is not None:
+        return replace(before, rewards=known | rewards)
+    pipe = load_pipeline(request)
+    pool = pool_of(request, pipe, lambda name: load_pipeline(replace(request, model=name)))
+    return Loaded(pipe, tuple(pool), rewards)
+
+
+def save_run(request: Request, loaded: Loaded) -> "tuple[Result, Path]":
+    """Run a checked request and save it; gives the path of its report.
+
+    Raises:
+        Stop: As `draw` does.
+    """
+    job = _prepared(request, loaded)
+    result = _steered(job)
+    page = result.save(job.folder, plain=_plain(job, result), command=_command(job))
+    return result, page
+
+
+def _prepared(request: Request, loaded: Loaded) -> _Job:
+    """Refuse what the pipeline can't do."""
     from fkdiff import Resample, Tilt, steer
 
-    wanted = [] if request.reward == "none" else [request.reward or ""]
     try:
         resample = Resample(
             request.resample, request.ess, parse_window(request.window), request.every
         )
     except ValueError as error:
         raise refused(f"--resample: {error}") from None
-    steering = [load_reward_of(spec) for spec in wanted]
-    monitors = [load_reward_of(spec) for spec in request.monitor]
-    pipe = load_pipeline(request)
-    pool = pool_of(request, pipe, lambda name: load_pipeline(replace(request, model=name)))
+    steering = [] if request.reward == "none" else [loaded.rewards[request.reward or ""]]
+    monitors = [loaded.rewards[spec] for spec in request.monitor]
     try:
         steered = steer(
-            pipe,
-            *pool,
+            loaded.pipe,
+            *loaded.pool,
             *(Tilt(r, request.scale, request.potential) for r in steering),  # pyright: ignore
             particles=request.particles,
             resample=resample if steering or request.correct else None,
@@ -74,9 +115,9 @@ def _prepared(request: Request) -> _Job:
         )
     except (ValueError, TypeError) as error:
         raise refused(error) from None
-    call = call_arguments(request, pipe)
+    call = call_arguments(request, loaded.pipe)
     folder = request.out or _free_folder(request.prompts[0])
-    return _Job(request, pipe, steered, (*steering, *monitors), call, folder)
+    return _Job(request, loaded.pipe, steered, (*steering, *monitors), call, folder)
 
 
 def load_reward_of(spec: str) -> Any:

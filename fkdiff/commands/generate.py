@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from fkdiff.commands.request import Request
+from fkdiff.commands.stops import refused
 
 __all__ = ["EXAMPLE", "generate"]
 
@@ -49,7 +50,17 @@ _OUT = "Folder of the run, replacing an earlier one; by default runs/ and the pr
 
 
 def generate(
-    prompt: Annotated[list[str], typer.Argument(help="What to draw; several are drawn at once.")],
+    prompt: Annotated[
+        list[str] | None, typer.Argument(help="What to draw; several are drawn at once.")
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of prompts (.txt, .csv or .jsonl, a line each, with settings of its own): "
+            "a run for each line, below --out. The same command goes on where it stopped; "
+            "torchrun shares the lines out."
+        ),
+    ] = None,
     model: Annotated[
         str, _option(_MODEL, "A bundled model, a folder or a Hub id.")
     ] = Request.model,
@@ -110,9 +121,16 @@ def generate(
 ) -> None:
     """Draw pictures that a reward prefers, and leave a report of how."""
     given = dict(locals())
+    if bool(prompt) == (prompts is not None):
+        raise refused("PROMPT must be given, or a file of them: --prompts FILE, and not both")
     from fkdiff.commands.drawing import draw
+    from fkdiff.commands.many import draw_many
 
-    given["prompts"] = tuple(given.pop("prompt"))
+    given["prompts"] = tuple(given.pop("prompt") or ())
     for name in ("monitor", "expert", "product"):
         given[name] = tuple(given[name] or ())
-    draw(Request(**given))
+    request = Request(**given)
+    if prompts is None:
+        draw(request)
+    else:
+        draw_many(request, prompts)

@@ -221,6 +221,7 @@ class _Loop:
                 source=self,
                 estimate=lambda x0=x0: x0,
                 kernel=kernel,
+                seed=self.run.seed,
             )
             rows = self.run.transition(step)
             parents = torch.arange(len(x)) if rows is None else rows

@@ -164,6 +164,14 @@ def _tokens(points: Tensor) -> Tensor:
     return torch.where(points.sum(-1) > 0, points.argmax(-1), -1)
 
 
+def _sequences(p: Tensor, streams: Sequence[torch.Generator], draws: int) -> Tensor:
+    """Sequences drawn letter by letter from posteriors (n, L, K), shape (draws, n, L, K)."""
+    u = [torch.rand((draws, p.shape[1], 1), generator=g, dtype=torch.float64) for g in streams]
+    levels = p.double().cumsum(-1)
+    tokens = (torch.stack(u, 1).to(p.device) * levels[..., -1:] >= levels).sum(-1)
+    return one_hot(torch.where(p.sum(-1) > 0, tokens, -1), p.shape[-1])
+
+
 def _told(length: int) -> str:
     return f"length {length}"
 
@@ -257,6 +265,8 @@ class _Loop:
             estimate=lambda: p,
             kernel=plain if plain.std else None,
             correction=self._ratio(plain, guided, drawn),
+            seed=self.run.seed,
+            draw=lambda rows, streams, draws: _sequences(p[rows.to(p.device)], streams, draws),
         )
         rows = self.run.transition(step)
         self._parents = torch.arange(len(z)) if rows is None else rows

@@ -17,6 +17,11 @@ class Engine(Protocol):
         """Carried log-weights, shape (P, K), float64."""
         ...
 
+    @property
+    def seed(self) -> int:
+        """Seed of every stream."""
+        ...
+
     def transition(self, step: Step) -> Tensor | None:
         """Reweight and resample; returns the rows to continue, None where none moved."""
         ...

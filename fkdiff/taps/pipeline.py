@@ -264,6 +264,7 @@ class PipelineTap:
             pool=pool,
             kernel=opening.kernel,
             correction=None if correction is None else correction.reshape(self.engine.log_w.shape),
+            seed=self.engine.seed,
         )
 
     def _estimate(self, call: Call, rows: int) -> Tensor:

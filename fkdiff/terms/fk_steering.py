@@ -53,6 +53,9 @@ class Tilt:
         schedule: Share of `scale` applied at each progress in (0, 1] (the last step always has
             all of it), "adaptive" to let the effective sample size choose, None for all of it.
         adaptive_ess: Share of the effective sample size that an adaptive step keeps, in (0, 1).
+        draws: Draws of x0 given x behind an intermediate reward, at least 1. With more than one,
+            $\rho_t = \log \frac1m \sum_j \exp(\lambda (r(x_0^j) - \mu) / s)$, an estimate of the
+            optimal twist. One draw would only add noise: 1 looks at the estimate itself.
 
     A reward of -inf is a hard constraint on the final sample. An estimate that breaks it may still
     recover, so on the way it counts as `exp(-3)` times the least of its prompt's other particles.
@@ -74,6 +77,7 @@ class Tilt:
     potential: Potential = "difference"
     schedule: Schedule = None
     adaptive_ess: float = 0.9
+    draws: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reward", as_reward(self.reward))
@@ -93,6 +97,8 @@ class Tilt:
             )
         if not 0 < self.adaptive_ess < 1:
             raise ValueError(f"adaptive_ess must be in (0, 1), got {self.adaptive_ess}")
+        if self.draws < 1:
+            raise ValueError(f"draws must be at least 1, got {self.draws}")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -136,10 +142,12 @@ class Tilt:
 
     def _tilt(self, step: Step) -> Tensor:
         r = self._reward
-        values = step.score(r)
+        several = self.draws > 1 and not step.final
+        values = step.score_draws(r, self.draws) if several else step.score(r)[None]
         if self.scale == 0:
-            return torch.zeros_like(values)
-        return self.scale * (values - r.mean) / r.sd
+            return torch.zeros_like(values[0])
+        rho = self.scale * (values - r.mean) / r.sd
+        return torch.logsumexp(rho, 0) - math.log(len(rho)) if several else rho[0]
 
     def _scheduled(
         self, step: Step, rho: Tensor, twist: Tensor, share: Tensor

@@ -1,5 +1,6 @@
 """One transition of a run, as the terms see it."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fkdiff.processes import Gaussian, Kernel
+from fkdiff.processes.streams import stream
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.reward import Reward, Where, evaluate
 
@@ -62,6 +64,9 @@ class Step:
         pool: Computes the experts, called at most once.
         kernel: The transition kernel, None where it depends on solver history.
         correction: What a corrector adds to the log-weights, shape (P, K), float64.
+        seed: Of the draws of x0, which have a stream for each transition and row.
+        draw: (rows (U,), U generators, draws) -> draws of x0 given x, shape (draws, U, *); None
+            for draws around the estimate of a Gaussian path.
     """
 
     index: int
@@ -80,6 +85,8 @@ class Step:
     pool: Callable[[], tuple[Expert, ...]] = tuple
     kernel: Kernel | None = None
     correction: Tensor | None = None
+    seed: int = 0
+    draw: Callable[[Tensor, Sequence[torch.Generator], int], Tensor] | None = None
     _decoded: dict[str, Any] = field(default_factory=dict, repr=False)
     _scores: dict[int, tuple[Reward, Tensor]] = field(default_factory=dict, repr=False)
 
@@ -113,6 +120,33 @@ class Step:
         representative = torch.where(same, self.parents.cpu(), torch.arange(len(same)))
         return torch.unique(representative, return_inverse=True)
 
+    def x0_draws(self, draws: int) -> Tensor:
+        r"""Draws of x0 given x for each unique row, shape (draws, U, *).
+
+        On a Gaussian path from $N(\hat x_0, \tau^2)$, $\tau^2 = \sigma^2 / (\alpha^2 + \sigma^2)$:
+        the posterior's variance if x0 had unit variance.
+        """
+        rows = self.unique[0]
+        streams = [
+            stream(self.seed, row // self.particles, row % self.particles, "draws", self.index)
+            for row in rows.tolist()
+        ]
+        draw = self._around_estimate if self.draw is None else self.draw
+        return draw(rows, streams, draws)
+
+    def _around_estimate(
+        self, rows: Tensor, streams: Sequence[torch.Generator], draws: int
+    ) -> Tensor:
+        if self.path is None:
+            raise ValueError(
+                f"draws must be 1 where the scheduler tells no noise level, got {draws}"
+            )
+        x0 = self.x0[rows.to(self.x0.device)]
+        tau = self.path.sigma / math.hypot(self.path.alpha, self.path.sigma)
+        shape = (draws, *x0.shape[1:])
+        noise = torch.stack([torch.randn(shape, generator=g) for g in streams], dim=1)
+        return x0 + tau * noise.to(x0)
+
     def decode(self, inputs: str) -> Any:
         """Unique rows of the estimate as a reward reads them; decoded once a step."""
         if inputs not in self._decoded:
@@ -134,17 +168,37 @@ class Step:
             RewardError: If the reward fails, or returns NaN or another shape.
         """
         if id(reward) not in self._scores:
-            samples = self.decode(reward.inputs)
-            rows, inverse = self.unique
-            calls = self.source.cost.reward_calls
-            with self.source.cost.time("reward"):
-                values = torch.cat(list(self._values(reward, samples, rows)))
-            calls[reward.name] = calls.get(reward.name, 0) + len(rows)
-            scores = values[inverse].reshape(self.prompts, self.particles)
+            scores = self._by_slot(self._values(reward, self.decode(reward.inputs)))
             self._scores[id(reward)] = (reward, scores)
         return self._scores[id(reward)][1]
 
-    def _values(self, reward: Reward, samples: Any, rows: Tensor) -> Iterator[Tensor]:
+    def score_draws(self, reward: Reward, draws: int) -> Tensor:
+        """Raw reward of each draw of x0, shape (draws, P, K), float64; their mean is recorded.
+
+        Raises:
+            RewardError: If the reward fails, or returns NaN or another shape.
+        """
+        scores = torch.stack(
+            [
+                self._by_slot(self._values(reward, self.source.decode(x0, reward.inputs)))
+                for x0 in self.x0_draws(draws)
+            ]
+        )
+        self._scores[id(reward)] = (reward, scores.mean(0))
+        return scores
+
+    def _by_slot(self, values: Tensor) -> Tensor:
+        return values[self.unique[1]].reshape(self.prompts, self.particles)
+
+    def _values(self, reward: Reward, samples: Any) -> Tensor:
+        """Rewards of the unique rows, shape (U,), counted and timed."""
+        rows, cost = self.unique[0], self.source.cost
+        with cost.time("reward"):
+            values = torch.cat(list(self._evaluated(reward, samples, rows)))
+        cost.reward_calls[reward.name] = cost.reward_calls.get(reward.name, 0) + len(rows)
+        return values
+
+    def _evaluated(self, reward: Reward, samples: Any, rows: Tensor) -> Iterator[Tensor]:
         size = self.source.micro_batch or len(rows)
         for start in range(0, len(rows), size):
             part = rows[start : start + size]

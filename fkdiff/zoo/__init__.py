@@ -5,6 +5,7 @@
 'emoji'
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ __all__ = [
     "adapters",
     "card",
     "check_prompt",
+    "digest",
     "known_words",
     "open_clip_name",
     "path",
@@ -32,6 +34,7 @@ _ADAPTERS = {"emoji-rl": "emoji_rl"}
 _FOLDERS = {
     "emoji": "emoji",
     "emoji-clip": "emoji_clip",
+    "emoji-judge": "emoji_judge",
     "metaworld": "metaworld",
     "peptides": "peptides",
     **_ADAPTERS,
@@ -99,6 +102,18 @@ def _read_card(name: str) -> str:
 def card(name: str) -> dict[str, Any]:
     """The card of a bundled model: data, licence, recipe, measured quality, call defaults."""
     return json.loads(_read_card(name))
+
+
+def digest(name: str) -> str:
+    """Twelve letters that change when any of a bundled model's weights does.
+
+    >>> len(digest("emoji-clip"))
+    12
+    """
+    found = hashlib.sha256()
+    for file in sorted(path(name).rglob("*.safetensors")):
+        found.update(file.read_bytes())
+    return found.hexdigest()[:12]
 
 
 def open_clip_name(name: str) -> str:

@@ -34,7 +34,7 @@ CONFIG = {
 """open_clip's model settings; its residual network, since attention over patches learns slower."""
 
 # Sides, numbers and bindings are learnt last, so they get more than their share in the scenes.
-_MIX = KINDS | {"relation": 0.35, "count": 0.2, "binding": 0.25}
+_MIX = KINDS | {"relation": 0.8, "count": 0.25, "binding": 0.3}
 _WRONG = 3
 _MAX_LOGIT_SCALE = 4.6052
 

@@ -37,12 +37,18 @@ class LatentData:
         return cls(latents, tokens, count["scale"])
 
 
-def _open(file: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
-    if file.exists():
-        found = np.lib.format.open_memmap(file, mode="r+")
+def _open(file: Path, shape: tuple[int, ...], dtype: type, keep: int) -> np.memmap:
+    """An array on disk whose first `keep` rows are those that the file has."""
+    if keep and file.exists():
+        found = np.load(file, mmap_mode="r+")
         if found.shape == shape:
             return found
-    return np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
+        kept = np.array(found[:keep])
+    else:
+        kept = np.empty((0, *shape[1:]), dtype)
+    made = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
+    made[: len(kept)] = kept
+    return made
 
 
 def _scale(model: AutoencoderTiny, sprites: Sprite) -> float:
@@ -63,7 +69,7 @@ def cache_latents(
         scenes: How many; rounded up to whole chunks.
         folder: Where the arrays go.
         seed: Of the scenes.
-        resume: Keep the chunks that are there.
+        resume: Keep the chunks that are there, of a run of fewer scenes too.
     """
     chunks = -(-scenes // CHUNK)
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,8 +79,9 @@ def cache_latents(
         found = json.loads(note.read_text())
         done, scale = found["scenes"] // CHUNK, found["scale"]
     scale = scale or _scale(model, sprites)
-    latents = _open(folder / "latents.npy", (chunks * CHUNK, 4, 16, 16), np.float16)
-    tokens = _open(folder / "tokens.npy", (chunks * CHUNK, LENGTH), np.int16)
+    size, keep = chunks * CHUNK, done * CHUNK
+    latents = _open(folder / "latents.npy", (size, 4, 16, 16), np.float16, keep)
+    tokens = _open(folder / "tokens.npy", (size, LENGTH), np.int16, keep)
     tokenizer = build_tokenizer()
     for chunk in tqdm(range(done, chunks), desc="latents", mininterval=5):
         rng = np.random.default_rng([seed, chunk])

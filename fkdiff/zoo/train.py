@@ -1,8 +1,10 @@
 """Training recipes of the bundled models: `python -m fkdiff.zoo.train STAGE --out DIR`.
 
-The stages, in order: vae, latents, clip, judge, emoji, export, measure, emoji-rl. Training resumes
-with --resume, and starts from the bundled weights with --warm; emoji-rl tunes the bundled emoji.
-The stages that train also run under torchrun, each process with its share of the batch.
+The stages, in order: vae, latents, clip, judge, emoji, export, measure, sheet, card, emoji-rl.
+Training resumes with --resume, and starts from the bundled weights with --warm; emoji-rl tunes the
+bundled emoji. Stage sheet draws pictures to be labelled by eye, and card tells anew how far the
+judge agrees with the labels. The stages that train also run under torchrun, each process with its
+share of the batch.
 """
 
 import argparse
@@ -15,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -32,6 +34,7 @@ from fkdiff.zoo.export import (
     read_part,
 )
 from fkdiff.zoo.judge import load_judge
+from fkdiff.zoo.labels import agreement, draw_sheet
 from fkdiff.zoo.latents import LatentData, cache_latents
 from fkdiff.zoo.loop import Fit, Trainer
 from fkdiff.zoo.measure import PLACEHOLDERS, load_scorer, measure
@@ -115,17 +118,29 @@ def _judge(args: argparse.Namespace) -> None:
     task = JudgeTask(sprites, vae, fit, args.out / "judge")
     _run(task.trainer, args)
     export_judge(args.out, ZOO / "emoji_judge")
-    facts = {
-        "defaults": {},
-        "quality": {
-            "exact, fresh renders": exact_share(load_judge(ZOO / "emoji_judge"), sprites, None),
-            "exact, through the autoencoder": exact_share(
-                load_judge(ZOO / "emoji_judge"), sprites, vae
-            ),
-        },
+    _judge_card(sprites, vae, args.seed, task.trainer.step * BATCH["judge"] + before)
+
+
+def _judge_card(sprites: Sprites, vae: AutoencoderTiny, seed: int, images: int) -> None:
+    folder = ZOO / "emoji_judge"
+    judge = load_judge(folder)
+    quality: dict[str, Any] = {
+        "exact, fresh renders": exact_share(judge, sprites, None),
+        "exact, through the autoencoder": exact_share(judge, sprites, vae),
     }
-    facts |= {"seed": args.seed, "images": task.trainer.step * BATCH["judge"] + before}
-    write_card("emoji-judge", ZOO / "emoji_judge", facts)
+    if (folder / "labelled.json").exists():
+        quality["generated pictures labelled by eye"] = agreement(judge, folder)
+    facts = {"defaults": {}, "quality": quality, "seed": seed, "images": images}
+    write_card("emoji-judge", folder, facts)
+
+
+def _sheet(args: argparse.Namespace) -> None:
+    draw_sheet(ZOO / "emoji_judge", args.images)
+
+
+def _card(args: argparse.Namespace) -> None:
+    known = card("emoji-judge")
+    _judge_card(_sprites(args), load_autoencoder(args.out), known["seed"], known["images"])
 
 
 def _facts(args: argparse.Namespace, stage: str) -> dict[str, Any]:
@@ -203,6 +218,8 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], None], int]] = {
     "emoji": (_emoji, 200_000),
     "export": (_export, 1),
     "measure": (_measure, 150),
+    "sheet": (_sheet, 100),
+    "card": (_card, 1),
     "emoji-rl": (_emoji_rl, 32_000),
 }
 

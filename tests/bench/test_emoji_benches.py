@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig
 
 from fkdiff import as_reward
-from fkdiff.bench import compose, emoji_arms, guidance, rlg
+from fkdiff.bench import BenchRefused, compose, emoji_arms, guidance, rlg
 from fkdiff.cli import main
 from tests.tiny import build
 
@@ -36,6 +36,7 @@ def stood_in(monkeypatch):
         "adapter": lambda pipe: "emoji-rl",
         "load_reward": lambda name: reward,
         "real_pictures": lambda prompts, seed: real,
+        "models": lambda *names: {},
     }
     for module in (guidance, rlg, compose):
         monkeypatch.setattr(module, "QUICK", (4, 2))
@@ -47,10 +48,22 @@ def test_guidance(stood_in, monkeypatch):
     monkeypatch.setattr(guidance, "SCALES", (1.5, 6.0))
     found = guidance.run(quick=True, seed=0)
     for field in ("distance", "pass_rate"):
-        assert found[field].keys() == {"plain", "fk4", "fk16"}
+        assert found[field].keys() == {"plain", "sde", "fk4", "fk16"}
         assert found[field]["fk16"].keys() == {"1.5", "6"}
     assert found["logw_var"]["6"]["mean"] > 0
     assert found["distance"]["plain"]["6"].keys() == {"mean", "se", "frechet"}
+
+
+def test_a_stopped_bench_goes_on(stood_in, monkeypatch, tmp_path):
+    monkeypatch.setattr(guidance, "SCALES", (1.5,))
+    monkeypatch.setattr(emoji_arms, "ROWS", 2)
+    whole = guidance.run(quick=True, seed=0, resume=tmp_path / "a.jsonl")
+    lines = (tmp_path / "a.jsonl").read_text().splitlines(keepends=True)
+    assert len(lines) == 1 + 2 + 2 + 4 + 4
+    (tmp_path / "b.jsonl").write_text("".join(lines[:5]) + lines[5][:30])
+    assert guidance.run(quick=True, seed=0, resume=tmp_path / "b.jsonl") == whole
+    with pytest.raises(BenchRefused, match=r"got others \(seed\)"):
+        guidance.run(quick=True, seed=1, resume=tmp_path / "b.jsonl")
 
 
 def test_rlg(stood_in, monkeypatch):

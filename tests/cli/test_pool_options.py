@@ -2,6 +2,7 @@
 
 import ast
 import json
+import warnings
 
 import pytest
 import torch
@@ -48,6 +49,16 @@ def test_a_corrected_composition_is_one_run_and_its_python_repeats_it(fkdiff, mo
     assert "--correct" in about["command"] and "--expert" in about["command"]
     page = (here / "runs/x/report.html").read_text()
     assert "corrector" in page
+
+
+def test_few_steps_are_noted_in_a_line(fkdiff, model, here):
+    words = ["generate", "a cat", "--model", model, *FEW, "--reward", "none", "--correct"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        code, _, error = fkdiff(*words)
+    assert code == 0, error
+    notes = [line for line in error.splitlines() if "below 50" in line]
+    assert len(notes) == 1 and "fkdiff: note: Correct() runs 3 steps" in notes[0]
 
 
 def test_without_an_adapter_the_plain_run_is_the_base(fkdiff, model, lora, here):

@@ -82,6 +82,7 @@ class Script:
         rows: Mapping[int, Sequence[int]] | None = None,
         generators: Sequence[torch.Generator] = (),
     ) -> None:
+        self.seed = 0
         self.log_w = torch.zeros(1, particles, dtype=torch.float64)
         self.steps: list[Step] = []
         self.rows, self.generators = dict(rows or {}), generators

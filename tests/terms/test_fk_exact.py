@@ -119,6 +119,15 @@ def test_every_potential_and_schedule_has_one_target(potential, schedule, seed):
     assert_law(result, exact("flow_replaced", True, 0.8, 0.0))
 
 
+@pytest.mark.parametrize("schedule", [None, "adaptive"])
+def test_draws_behind_intermediate_rewards_leave_the_target(schedule, seed):
+    tilt = Tilt(reward(0.8, 2.0), draws=3, schedule=schedule)
+    resample = Resample(ess=0.95)
+    result = run("ddim_eta_half", MIXTURE, tilt, resample=resample, seed=seed)
+    assert resampled(result)
+    assert_law(result, exact("ddim_eta_half", True, 0.8, 2.0))
+
+
 RESAMPLES = {
     "none": None,
     "ess": Resample(ess=0.95),

@@ -198,6 +198,38 @@ def test_calibration_is_an_affine_change_of_the_reward():
     assert_close(a.log_w, b.log_w)
 
 
+def test_draws_behind_a_reward_belong_to_the_row():
+    """Of a linear reward the twist of many draws is known; copies share theirs."""
+    seen = []
+
+    class Watched(Tilt):
+        def log_twist(self, step, state):
+            twist, new = super().log_twist(step, state)
+            if not step.final and step.may_resample:
+                tau2 = step.path.sigma**2 / (step.path.alpha**2 + step.path.sigma**2)
+                mean = step.x0.flatten(1).sum(1).reshape(twist.shape)
+                seen.append((twist, 0.5 * mean + 0.5**2 * 2 * tau2 / 2, step.parents))
+            return twist, new
+
+    terms = Watched(LENGTH, scale=0.5, draws=4000)
+    always = Resample("multinomial", ess=None, window=(0, 1))
+    run("ddim_eta1", terms, prompts=["a"], resample=always, particles=8, steps=5)
+    assert len(seen) > 1
+    assert any(not torch.equal(parents, torch.arange(8)) for *_, parents in seen)
+    for twist, exact, parents in seen:
+        assert_close(twist, exact, atol=0.08, rtol=0)  # standard deviation below .015
+        assert_close(twist, twist.flatten()[parents].reshape(twist.shape), atol=1e-9, rtol=0)
+    one, two = (run("sde_dpm", Tilt(LENGTH, draws=3), micro_batch=size) for size in (None, 1))
+    assert_close(one.log_w, two.log_w)
+    assert torch.equal(one.log_w, run("sde_dpm", Tilt(LENGTH, draws=3)).log_w)
+
+
+@pytest.mark.parametrize("draws", [0, -1])
+def test_draws_must_be_positive(draws):
+    with pytest.raises(ValueError, match=f"draws must be at least 1, got {draws}"):
+        Tilt(LENGTH, draws=draws)
+
+
 @pytest.mark.parametrize("chain", FEW)
 def test_copies_separate(chain):
     """After resampling no two particles stay equal: noise belongs to slots, not to particles."""

@@ -1,12 +1,16 @@
 """The judge: what it counts as meeting a caption, and what it is trained on."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fkdiff.zoo.judge import CLASSES, TINTS, Found, Judge, JudgeNet, Sight, met
+from fkdiff.zoo.labels import agreement, read_sheet
 from fkdiff.zoo.parse import parse
 from fkdiff.zoo.sprites import Sprites
 from fkdiff.zoo.verifier import draw, exact_share
@@ -116,3 +120,28 @@ def test_judge_refuses_other_sizes_and_lengths() -> None:
 def test_an_untrained_judge_fails_the_exam(sprites: Sprites) -> None:
     torch.manual_seed(0)
     assert exact_share(Judge(JudgeNet()), sprites, None, each=2)["all"] < 0.3
+
+
+def test_labels_are_read_beside_their_pictures_and_compared(tmp_path: Path) -> None:
+    pictures = [Image.new("RGB", (64, 64), (10 * i, 0, 0)) for i in range(20)]
+    sheet = Image.new("RGB", (640, 128))
+    for i, picture in enumerate(pictures):
+        sheet.paste(picture, (i % 10 * 64, i // 10 * 64))
+    sheet.save(tmp_path / "labelled.png")
+    labels = [{"prompt": str(i), "met": i % 2 == 0} for i in range(20)]
+    told = {"emoji": "", "pictures": labels}
+    (tmp_path / "labelled.json").write_text(json.dumps(told))
+    images, prompts, met = read_sheet(tmp_path)
+    assert images.shape == (20, 3, 64, 64) and prompts[13] == "13" and met[13] is False
+    assert images[13].amax((1, 2)).tolist() == pytest.approx([130 / 255, 0, 0])
+
+    class Bright:
+        def passes(self, images, prompts):
+            return (images[:, 0].mean((1, 2)) > 0.3).tolist()
+
+    found = agreement(Bright(), tmp_path)  # pyright: ignore[reportArgumentType]
+    assert found["agreement"] == 0.5 and found["pictures"] == 20
+    labels[3]["met"] = None
+    (tmp_path / "labelled.json").write_text(json.dumps(told))
+    with pytest.raises(ValueError, match="got null for picture 3"):
+        read_sheet(tmp_path)

@@ -109,6 +109,10 @@ def test_latents_have_unit_deviation_and_resume(
     assert np.array_equal(whole.latents, again.latents)
     assert np.array_equal(whole.tokens, again.tokens)
     assert whole.latents.shape == (60, 4, 16, 16)
+    cache_latents(model, sprites, 40, tmp_path / "c", seed=1, resume=False)
+    longer = cache_latents(model, sprites, 60, tmp_path / "c", seed=1, resume=True)
+    assert np.array_equal(whole.latents[:40], longer.latents[:40]) and longer.latents[40:].any()
+    assert np.array_equal(whole.tokens, longer.tokens)
     assert 0.8 < np.float32(whole.latents).std() < 1.2
 
 

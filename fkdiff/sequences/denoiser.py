@@ -79,8 +79,7 @@ class SimplexDenoiser(ModelMixin, ConfigMixin):
         self.blocks = nn.ModuleList(_Block(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.write = nn.Linear(width, k)
-        self.letters = nn.Embedding(max_length, k)
-        nn.init.zeros_(self.letters.weight)
+        self.letters = nn.Parameter(torch.zeros(max_length, k))
         for table in (self.from_start, self.from_end, self.label):
             nn.init.normal_(table.weight, std=0.02)
         for linear in (self.modulate, self.write):
@@ -97,13 +96,13 @@ class SimplexDenoiser(ModelMixin, ConfigMixin):
         Example:
             >>> net = SimplexDenoiser("AB", max_length=1, width=8, layers=1, heads=1)
             >>> net.count(torch.tensor([[0], [0], [0], [1]]))
-            >>> net.letters.weight.softmax(-1)
-            tensor([[0.7000, 0.3000]], grad_fn=<SoftmaxBackward0>)
+            >>> net.letters.detach().softmax(-1)
+            tensor([[0.7000, 0.3000]])
         """
-        k = self.letters.embedding_dim
+        k = self.letters.shape[1]
         for place, column in enumerate(tokens.unbind(1)):
             seen = torch.bincount(column[column >= 0], minlength=k) + 0.5
-            self.letters.weight[place] = (seen / seen.mean()).log()
+            self.letters[place] = (seen / seen.mean()).log()
 
     @property
     def alphabet(self) -> Alphabet:
@@ -158,7 +157,7 @@ class SimplexDenoiser(ModelMixin, ConfigMixin):
         keys = mask[:, None, None]
         for block in self.blocks:
             h = block(h, shifts, keys)
-        return evidence + self.letters(place) + self.write(self.norm(h))
+        return evidence + self.letters[:length] + self.write(self.norm(h))
 
 
 class _Block(nn.Module):

@@ -10,7 +10,18 @@ from typing import Annotated, Any
 import typer
 
 from fkdiff._version import __version__
-from fkdiff.commands import bench, doctor, generate, lists, policy, sequence, show, sweep
+from fkdiff.commands import (
+    bench,
+    doctor,
+    generate,
+    lists,
+    paste,
+    policy,
+    rgba,
+    sequence,
+    show,
+    sweep,
+)
 from fkdiff.commands.stops import Stop
 
 __all__ = ["app", "main"]
@@ -28,6 +39,8 @@ app = typer.Typer(
 )
 app.command(epilog=generate.EXAMPLE)(generate.generate)
 app.command(epilog=sweep.EXAMPLE)(sweep.sweep)
+app.command(epilog=rgba.EXAMPLE)(rgba.rgba)
+app.command(epilog=paste.EXAMPLE)(paste.paste)
 app.add_typer(sequence.app, name="sequence")
 app.command(epilog=show.EXAMPLE)(show.show)
 app.add_typer(policy.app, epilog=policy.EVAL_EXAMPLE)

@@ -1,6 +1,5 @@
 """`sample`: the same cloud without a pipeline, for scores, mixtures and energies of one's own."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,13 +17,13 @@ from fkdiff.processes import (
 )
 from fkdiff.processes.streams import RowNoise, slot_generators
 from fkdiff.result import Result
-from fkdiff.run import SELECTS, Run
+from fkdiff.run import Run
 from fkdiff.smc import Resample
-from fkdiff.terms.consistency import check_pool, corrector_of, stated_target, tilts
+from fkdiff.terms.consistency import check_pool, corrector_of, stated_target
 from fkdiff.terms.correctors import pool_estimate, warn_few_steps
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.pool import Source, compose, exponent_sum, label
-from fkdiff.terms.reward import Reward, as_reward
+from fkdiff.terms.reward import Reward
 from fkdiff.terms.step import Expert, Step
 from fkdiff.terms.term import Term
 
@@ -93,20 +92,9 @@ def sample(
     """
     named = {"cond": denoisers} if callable(denoisers) else dict(denoisers)
     texts = [""] * prompts if isinstance(prompts, int) else list(prompts)
-    _check(named, guidance, particles, micro_batch, select)
+    _check(named, guidance, micro_batch)
     check_pool(terms, stochastic)
-    seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
-    run = Run(
-        prompts=texts,
-        particles=particles,
-        terms=terms,
-        resample=resample,
-        monitor=tuple(as_reward(reward) for reward in monitor),
-        select=select or ("best" if tilts(terms) else "sample"),
-        wanted=particles if select == "all" else 1,
-        seed=seed,
-        cost=Cost(),
-    )
+    run = Run.opened(texts, particles, terms, resample, monitor, select, seed)
     if stochastic is False and run.resamples:
         raise ValueError(
             "stochastic must not be False where resampling can fire: copies would stay identical; "
@@ -124,7 +112,7 @@ def sample(
         run.cost,
     )
     with run.cost.time("total"), torch.no_grad():
-        loop(slot_generators(seed, len(texts), particles), dtype, torch.device(device))
+        loop(slot_generators(run.seed, len(texts), particles), dtype, torch.device(device))
     settings = {
         "loop": "sample",
         "denoisers": list(named),
@@ -179,7 +167,7 @@ class _Loop:
     cost: Cost
     _at: tuple[Tensor, Gaussian] | None = field(default=None, repr=False)
 
-    def decode(self, latents: Tensor, inputs: str) -> Any:
+    def decode(self, latents: Tensor, inputs: str, rows: Tensor | None = None) -> Any:
         """Latents are the samples."""
         if inputs != "latents":
             raise ValueError(
@@ -305,9 +293,7 @@ class _Loop:
 def _check(
     named: Mapping[str, Denoiser],
     guidance: float,
-    particles: int,
     micro_batch: int | None,
-    select: str | None,
 ) -> None:
     if not named:
         raise ValueError("denoisers must hold at least one function, got none")
@@ -316,8 +302,5 @@ def _check(
             f"denoisers must hold 'uncond' for guidance {guidance:g}, got {', '.join(named)}; "
             f"add it, or set guidance=1"
         )
-    for name, value in (("particles", particles), ("micro_batch", micro_batch)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if select is not None and select not in SELECTS:
-        raise ValueError(f"select must be one of {', '.join(SELECTS)}, got {select!r}")
+    if micro_batch is not None and micro_batch < 1:
+        raise ValueError(f"micro_batch must be at least 1, got {micro_batch}")

@@ -18,8 +18,11 @@ from fkdiff.taps import PipelineTap, TapError
 from fkdiff.taps.arguments import Expanded, expand, seed_of
 from fkdiff.taps.families import check_family
 from fkdiff.taps.results import fields, keep_rows
+from fkdiff.taps.token_families import draws_tokens, token_tap
+from fkdiff.taps.tokens import TokenTap, expand_tokens
 from fkdiff.terms.consistency import check_pool, stated_target, tilts
 from fkdiff.terms.cost import Cost
+from fkdiff.terms.fk_steering import Tilt
 from fkdiff.terms.reward import Reward, as_reward
 from fkdiff.terms.term import Term
 
@@ -37,7 +40,7 @@ def steer(
     micro_batch: int | None = None,
     monitor: Sequence[Reward | Callable[..., object]] = (),
     select: str | None = None,
-    seed: int | None = None,
+    seed: int | Sequence[int] | None = None,
 ) -> "Steered":
     r"""Make a pipeline draw weighted particles that stand for the terms' stated target.
 
@@ -58,6 +61,8 @@ def steer(
         select: Which particles come out: "best" (largest log-twist, the default with
             Tilts), "sample" (weighted draws, the default without), or "all" (best first).
         seed: Seed of every random stream; a generator given to the call supplies it otherwise.
+            Several seeds, one for each particle of each prompt, give each picture a stream of
+            its own: the same alone and in any company.
 
     Returns:
         A callable that takes the pipeline's own arguments and returns its own output type, with
@@ -110,7 +115,7 @@ class Steered:
     micro_batch: int | None
     monitor: tuple[Reward, ...]
     select: str
-    seed: int | None
+    seed: int | Sequence[int] | None
     partial: Result | None = field(default=None, repr=False)
     sources: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -130,6 +135,8 @@ class Steered:
         check_pool(self.terms, self.stochastic)
         self._check_names()
         check_family(self.pipe)
+        if draws_tokens(self.pipe):
+            self._check_tokens()
 
     @property
     def target(self) -> str:
@@ -150,18 +157,20 @@ class Steered:
             RewardError: If a reward fails; `partial` keeps what was made.
         """
         self.partial = None
-        seed = seed_of(kwargs.get("generator"), self.seed)
+        seeds = None if self.seed is None or isinstance(self.seed, int) else list(self.seed)
+        seed = seeds[0] if seeds else seed_of(kwargs.get("generator"), self.seed)  # pyright: ignore
         seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
         as_tuple = kwargs.pop("return_dict", True) is False
         name = kwargs.pop("output", None)  # what a modular pipeline returns in place of its state
-        expanded = expand(self.pipe, args, kwargs, self.particles)
+        binds = expand_tokens if draws_tokens(self.pipe) else expand
+        expanded = binds(self.pipe, args, kwargs, self.particles)
         if expanded.wanted > self.particles:
             raise ValueError(
                 f"{expanded.key} must be at most particles={self.particles}, "
                 f"got {expanded.wanted}; raise particles"
             )
         run = self._run(expanded, seed)
-        tap = self._tap(expanded, run, seed)
+        tap = self._tap(expanded, run, self._streams(expanded, seed, seeds))
         self._check_inputs(tap)
         settings = self._settings(expanded)
         try:
@@ -197,19 +206,34 @@ class Steered:
             cost=Cost(),
         )
 
-    def _tap(self, expanded: Expanded, run: Run, seed: int) -> PipelineTap:
-        return PipelineTap(
-            pipe=self.pipe,
-            expanded=expanded,
-            particles=self.particles,
-            generators=slot_generators(seed, len(expanded.prompts), self.particles),
-            engine=run,
-            stochastic=self.stochastic,
-            resamples=run.resamples,
-            micro_batch=self.micro_batch,
-            cost=run.cost,
-            terms=self.terms,
-        )
+    def _streams(
+        self, expanded: Expanded, seed: int, seeds: Sequence[int] | None
+    ) -> list[torch.Generator]:
+        if seeds is None:
+            return slot_generators(seed, len(expanded.prompts), self.particles)
+        rows = len(expanded.prompts) * self.particles
+        if len(seeds) != rows:
+            raise ValueError(
+                f"seed must be one number, or {rows}, one for each particle of each prompt, "
+                f"got {len(seeds)}"
+            )
+        return [slot_generators(each, 1, 1)[0] for each in seeds]
+
+    def _tap(
+        self, expanded: Expanded, run: Run, streams: list[torch.Generator]
+    ) -> PipelineTap | TokenTap:
+        settings: dict[str, Any] = {
+            "expanded": expanded,
+            "particles": self.particles,
+            "generators": streams,
+            "engine": run,
+            "resamples": run.resamples,
+            "micro_batch": self.micro_batch,
+            "cost": run.cost,
+        }
+        if draws_tokens(self.pipe):
+            return token_tap(self.pipe, **settings)
+        return PipelineTap(self.pipe, **settings, stochastic=self.stochastic, terms=self.terms)
 
     @property
     def _rewards(self) -> list[Reward]:
@@ -226,10 +250,29 @@ class Steered:
                     f"name one: as_reward(fn, name=...)"
                 )
 
-    def _check_inputs(self, tap: PipelineTap) -> None:
+    def _check_tokens(self) -> None:
+        """Token pipelines mix no predictions, and their steps are stochastic or not as called."""
+        for term in self.terms:
+            if not isinstance(term, Tilt):
+                raise TapError(
+                    f"terms must be Tilts for {type(self.pipe).__name__}, got {term!r}; "
+                    f"MaskedDiffusionPipeline takes pools and correctors"
+                )
+        if self.stochastic is True:
+            raise TapError(
+                f"stochastic must be None or False for {type(self.pipe).__name__}: its call's "
+                f"temperature says whether tokens are drawn"
+            )
+
+    def _check_inputs(self, tap: PipelineTap | TokenTap) -> None:
         """Refuse before the run what would fail at its first reward."""
         for reward in self._rewards:
-            if reward.inputs not in ("latents", tap.inputs):
+            if reward.inputs not in tap.readable:
+                if reward.inputs == "rgba" and tap.inputs == "pixels":
+                    raise TapError(
+                        f"the reward {reward.name!r} reads pictures with alpha; add the term "
+                        f"Cutout() of fkdiff.rgba, which draws them"
+                    )
                 by_frame = (reward.inputs, tap.inputs) == ("pixels", "video")
                 remedy = "take PerFrame(reward)" if by_frame else f"wrap it for {tap.inputs}"
                 raise TapError(
@@ -251,6 +294,7 @@ class Steered:
             "micro_batch": self.micro_batch,
             "monitor": [reward.name for reward in self.monitor],
             "select": self.select,
+            **({} if self.seed is None or isinstance(self.seed, int) else {"seeds": [*self.seed]}),
             "call": call,
             "versions": {n: version(n) for n in ("torch", "diffusers", "transformers")},
         }
@@ -269,13 +313,13 @@ def _peak_memory_mb() -> float:
 
 
 def _pictures(output: Any, run: Run) -> torch.Tensor | None:
-    """All particles as pixels (P, K, 3, h, w) in slot order, from the pipeline's own images."""
+    """All particles as pixels (P, K, 3 | 4, h, w) in slot order, from the output."""
     images = fields(output).get("images")
     if isinstance(images, list):
         images = np.stack([np.asarray(image) for image in images]) / np.float32(255)
     if isinstance(images, np.ndarray):
         images = torch.from_numpy(images).movedim(-1, 1)
-    if images is None or images.ndim != 4 or images.shape[1] != 3 or run.selected is None:
+    if images is None or images.ndim != 4 or images.shape[1] not in (3, 4) or run.selected is None:
         return None
     prompts, particles = run.selected.shape
     images = images.reshape(prompts, particles, *images.shape[1:])

@@ -18,10 +18,15 @@ if TYPE_CHECKING:
     from fkdiff.rewards.frames import PerFrame
     from fkdiff.rewards.hps import HPSv2
     from fkdiff.rewards.image_reward import ImageReward
+    from fkdiff.rewards.language_model import LogLikelihood, Perplexity
     from fkdiff.rewards.pick_score import PickScore
     from fkdiff.rewards.pixels import Brightness, Colourfulness, JPEGSize
+    from fkdiff.rewards.protein import ProteinProperty
+    from fkdiff.rewards.rgba import Coverage, EdgeSharpness, OverBackgrounds, Uncropped
     from fkdiff.rewards.safety import Safety
     from fkdiff.rewards.text_image import OpenCLIP
+    from fkdiff.rewards.text_networks import Similarity, TextClassifier
+    from fkdiff.rewards.text_rules import MotifPresence, Pattern, TextLength
     from fkdiff.rewards.vqa import VQAScore
 
 __all__ = [
@@ -29,16 +34,28 @@ __all__ = [
     "Brightness",
     "Classifier",
     "Colourfulness",
+    "Coverage",
+    "EdgeSharpness",
     "HPSv2",
     "ImageReward",
     "JPEGSize",
+    "LogLikelihood",
     "Loudness",
+    "MotifPresence",
     "OpenCLIP",
+    "OverBackgrounds",
+    "Pattern",
     "PerFrame",
+    "Perplexity",
     "PickScore",
+    "ProteinProperty",
     "Safety",
+    "Similarity",
     "SpectralCentroid",
     "SpectralFlatness",
+    "TextClassifier",
+    "TextLength",
+    "Uncropped",
     "VQAScore",
 ]
 
@@ -47,16 +64,28 @@ _HOMES = {
     "Brightness": "pixels",
     "Classifier": "classifier",
     "Colourfulness": "pixels",
+    "Coverage": "rgba",
+    "EdgeSharpness": "rgba",
     "HPSv2": "hps",
     "ImageReward": "image_reward",
     "JPEGSize": "pixels",
+    "LogLikelihood": "language_model",
     "Loudness": "audio",
+    "MotifPresence": "text_rules",
     "OpenCLIP": "text_image",
+    "OverBackgrounds": "rgba",
+    "Pattern": "text_rules",
     "PerFrame": "frames",
+    "Perplexity": "language_model",
     "PickScore": "pick_score",
+    "ProteinProperty": "protein",
     "Safety": "safety",
+    "Similarity": "text_networks",
     "SpectralCentroid": "audio",
     "SpectralFlatness": "audio",
+    "TextClassifier": "text_networks",
+    "TextLength": "text_rules",
+    "Uncropped": "rgba",
     "VQAScore": "vqa",
 }
 

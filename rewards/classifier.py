@@ -12,7 +12,7 @@ from fkdiff.rewards.preprocess import ImageSettings, preprocess, settings_of
 from fkdiff.rewards.weights import from_hub, loading, read_tensors
 from fkdiff.terms.reward_function import RewardError
 
-__all__ = ["Classifier"]
+__all__ = ["Classifier", "label_number"]
 
 _TORCHVISION = "torchvision:"
 
@@ -96,7 +96,7 @@ class Classifier(ModelReward):
 
         settings = settings_of(AutoImageProcessor.from_pretrained(self.model))
         model = AutoModelForImageClassification.from_pretrained(self.model, dtype=torch.float32)
-        number = _number(self.label, model.config.id2label, self.model)
+        number = label_number(self.label, model.config.id2label, self.model)
         return _LogProbability(model, settings, number)
 
     def _torchvision(self, name: str) -> nn.Module:
@@ -104,7 +104,7 @@ class Classifier(ModelReward):
 
         architecture, _, tag = name.partition("/")
         weights = get_model_weights(architecture)[tag or "DEFAULT"]
-        number = _number(self.label, dict(enumerate(weights.meta["categories"])), name)
+        number = label_number(self.label, dict(enumerate(weights.meta["categories"])), name)
         model = get_model(architecture, weights=None if self.checkpoint else weights)
         if self.checkpoint:
             model.load_state_dict(read_tensors(self.checkpoint))
@@ -130,7 +130,7 @@ class _LogProbability(nn.Module):
         return logits.log_softmax(dim=1)[:, self.number]
 
 
-def _number(label: str | int | None, names: Mapping[int, str], model: str) -> int:
+def label_number(label: str | int | None, names: Mapping[int, str], model: str) -> int:
     """The number of a label, given as such or by name."""
     if isinstance(label, int):
         if label in names:

@@ -196,3 +196,9 @@ def _spread(means: Tensor, mass: Tensor, std: float, cells: int) -> tuple[Tensor
     edges = torch.linspace(low, high, cells + 1, dtype=torch.float64)
     below = torch.special.ndtr((edges - means[:, None]) / std)
     return (edges[1:] + edges[:-1]) / 2, mass @ below.diff(dim=1)
+
+
+def z_of_means(a: Tensor, b: Tensor) -> float:
+    """Difference of the means of two independent samples over its standard error."""
+    a, b = a.double().flatten(), b.double().flatten()
+    return float((a.mean() - b.mean()) / (a.var() / len(a) + b.var() / len(b)).sqrt())

@@ -25,12 +25,14 @@ MAY = {
     "steering": {"smc", "processes", "terms", "taps", "result", "run"},
     "sampling": {"smc", "processes", "terms", "result", "run"},
     "sequences": CORE | {"zoo"},
-    "rewards": {"terms", "zoo"},
+    "rgba": {"terms"},
+    "tokens": CORE,
+    "rewards": {"terms", "zoo", "rgba"},
     "policy": {"smc", "processes", "terms", "result", "run"},
     "zoo": {"_version", "processes", "policy"},
-    "pipelines": CORE | {"sequences"},
-    "report": CORE | {"rewards", "zoo", "policy"},
-    "bench": CORE | {"zoo", "rewards", "policy", "sequences"},
+    "pipelines": CORE | {"sequences", "tokens", "rgba"},
+    "report": CORE | {"rewards", "zoo", "policy", "rgba"},
+    "bench": CORE | {"zoo", "rewards", "policy", "sequences", "tokens", "rgba"},
 }
 # A result saves itself: the one upward arrow, taken inside a method.
 EXCEPTIONS = {("result", "report")}

@@ -24,11 +24,15 @@ BENCHES = {
     "rlg": "RL guidance over its weight on emoji: reward, pass rate, distance",
     "compose": "tuning, RL guidance and steering together on emoji, at equal evaluations",
     "simplex": "KL of Gumbel-softmax flows from the target, 20 to 512 letters, both schedules",
+    "alpha": "cut-outs of unseen emoji: alpha and colour by each method, on three backgrounds",
+    "rgba": "cut-outs by `emoji`: cropped subjects, the judge on new backgrounds, time, memory",
+    "discrete": "rare attributes of antibodies: plain, best of 8, FK by particles and draws",
+    "discrete_correctors": "total variation of corrected masked models, by rate scale",
     "peptides": "designed peptides under an independent judge, at equal network evaluations",
 }
 
 
-RESUMABLE = frozenset({"compose", "correctors", "fk", "fk_tune", "guidance", "rlg"})
+RESUMABLE = frozenset({"compose", "correctors", "fk", "fk_tune", "guidance", "rgba", "rlg"})
 """Benches that keep their finished runs in a file and go on from it."""
 
 

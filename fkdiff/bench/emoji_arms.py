@@ -28,6 +28,7 @@ __all__ = [
     "clouds_of",
     "distances",
     "emoji",
+    "fetched_art",
     "judge",
     "models",
     "real_pictures",
@@ -91,6 +92,20 @@ def adapter(pipe: Any, name: str = "emoji-rl") -> str:
     return name
 
 
+def fetched_art(art: Path = _ART) -> Path:
+    """The art of the scenes, fetched by npm if it isn't in this folder.
+
+    Raises:
+        FileNotFoundError: If it can't be had.
+    """
+    from fkdiff.zoo.sprites import fetch
+
+    try:
+        return fetch(art)
+    except (RuntimeError, OSError, CalledProcessError) as error:
+        raise FileNotFoundError(f"this bench needs the art of the scenes: {error}") from error
+
+
 def real_pictures(prompts: Sequence[str], seed: int, art: Path = _ART) -> Tensor:
     """Renders of what prompts say, (n, 3, 64, 64) in [0, 1]: the law that models should have.
 
@@ -103,12 +118,9 @@ def real_pictures(prompts: Sequence[str], seed: int, art: Path = _ART) -> Tensor
         FileNotFoundError: If the art can't be had.
     """
     from fkdiff.zoo.autoencoder import pictures
-    from fkdiff.zoo.sprites import Sprites, fetch, load_art
+    from fkdiff.zoo.sprites import Sprites, load_art
 
-    try:
-        tarball = fetch(art)
-    except (RuntimeError, OSError, CalledProcessError) as error:
-        raise FileNotFoundError(f"this bench needs the art of the scenes: {error}") from error
+    tarball = fetched_art(art)
     sprites, rng = Sprites(load_art(tarball)), np.random.default_rng(seed)
     images = [render(parse(prompt), sprites, rng) for prompt in prompts]
     return (pictures(images) + 1) / 2

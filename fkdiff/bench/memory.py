@@ -5,7 +5,7 @@ import subprocess
 import sys
 from typing import Any
 
-__all__ = ["run"]
+__all__ = ["peak", "reset_peak", "run"]
 
 MICRO_BATCH = 8
 
@@ -47,19 +47,20 @@ def _child(particles: int, micro_batch: int | None, steps: int, seed: int) -> fl
         steered("a cat on a blue background", num_inference_steps=steps)
 
     sample(1, None)  # imports and buffers of the first call belong to loading
-    before = _reset_peak()
+    before = reset_peak()
     sample(particles, micro_batch)
-    return _peak() - before
+    return peak() - before
 
 
-def _reset_peak() -> float:
+def reset_peak() -> float:
     """Forget the peak so far (Linux); returns the memory in use, in MB."""
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
     return _status("VmRSS")
 
 
-def _peak() -> float:
+def peak() -> float:
+    """Largest memory in use since the last `reset_peak` (Linux), in MB."""
     return _status("VmHWM")
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "Loaded",
     "call_arguments",
     "draw",
+    "free_folder",
     "load",
     "load_pipeline",
     "load_reward_of",
@@ -116,7 +117,7 @@ def _prepared(request: Request, loaded: Loaded) -> _Job:
     except (ValueError, TypeError) as error:
         raise refused(error) from None
     call = call_arguments(request, loaded.pipe)
-    folder = request.out or _free_folder(request.prompts[0])
+    folder = request.out or free_folder(request.prompts[0])
     return _Job(request, loaded.pipe, steered, (*steering, *monitors), call, folder)
 
 
@@ -203,7 +204,8 @@ def _labels(prompts: Sequence[str], pipe: Any) -> list[int]:
         raise refused(f"PROMPT must be a class of {type(pipe).__name__}: {error}") from None
 
 
-def _free_folder(prompt: str) -> Path:
+def free_folder(prompt: str) -> Path:
+    """A folder below runs/ named after a prompt, that is not there yet."""
     slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40].rstrip("-") or "run"
     from fkdiff.report import check_folder
 

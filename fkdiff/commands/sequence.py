@@ -5,12 +5,18 @@ from typing import Annotated
 
 import typer
 
+from fkdiff.commands.stops import refused
+
 __all__ = ["EXAMPLE", "GENERATE_EXAMPLE", "TRAIN_EXAMPLE", "app"]
 
 EXAMPLE = "Example: fkdiff sequence generate --guide amp --length 20 --n 16 --out designs.fasta"
 GENERATE_EXAMPLE = (
     'Example: fkdiff sequence generate --guide amp --reward "amp - hemolytic" '
     "--length 20 --n 64 --out designs.fasta"
+)
+MASKED_EXAMPLE = (
+    "Example: fkdiff sequence generate --masked --model antiberty --length 30 "
+    "--reward protein:charge --scale 2"
 )
 TRAIN_EXAMPLE = "Example: fkdiff sequence train my.fasta --alphabet protein --out runs/mine"
 
@@ -55,7 +61,7 @@ def train(
     )  # fmt: skip
 
 
-@app.command(epilog=GENERATE_EXAMPLE)
+@app.command(epilog=f"{GENERATE_EXAMPLE}\n\n{MASKED_EXAMPLE}")
 def generate(
     model: Annotated[str, typer.Option(help="peptides, or a folder that train wrote.")] = (
         "peptides"
@@ -72,7 +78,10 @@ def generate(
     n: Annotated[int, typer.Option(help="Number of designs.")] = 16,
     particles: Annotated[int, typer.Option(help="Particles for each design.")] = 8,
     steps: Annotated[int, typer.Option(help="Transitions.")] = 50,
-    draws: Annotated[int, typer.Option(help="One-hot draws of the guide a step, M.")] = 10,
+    draws: Annotated[
+        int,
+        typer.Option(help="Draws a step, M: one-hot of the guide; with --masked of clean texts."),
+    ] = 10,
     class_label: Annotated[
         str | None, typer.Option("--class", help="Class that the model was trained with.")
     ] = None,
@@ -89,8 +98,41 @@ def generate(
     out: Annotated[Path, typer.Option(help="FASTA file; CSV, JSON and PNG go beside it.")] = Path(
         "designs.fasta"
     ),
+    masked: Annotated[
+        bool,
+        typer.Option(
+            help="The model is a masked language model: folder or Hub id, or antiberty. Words are "
+            "written as lines, letters as FASTA."
+        ),
+    ] = False,
+    prompt: Annotated[
+        str, typer.Option(help="With --masked: text before the drawn tokens, or with [MASK]s.")
+    ] = "",
+    temperature: Annotated[float, typer.Option(help="With --masked: of the model.")] = 1.0,
+    order: Annotated[
+        str, typer.Option(help="With --masked: random, or confidence (the surest first).")
+    ] = "random",
+    remask: Annotated[
+        float, typer.Option(help="With --masked: how readily tokens are masked again, 0 to 1.")
+    ] = 0.0,
 ) -> None:
     """Design sequences; properties are in the headers, numbers in the CSV."""
+    if masked:
+        from fkdiff.commands.masked_designing import MaskedRequest
+        from fkdiff.commands.masked_designing import run as run_masked
+
+        for option, given in (("--guide", guide), ("--class", class_label), ("--jaspar", jaspar)):
+            if given is not None:
+                raise refused(f"{option} belongs to flows, not to --masked; take --reward")
+        run_masked(
+            MaskedRequest(
+                model, prompt, reward, scale, length, n, particles, steps, draws, temperature,
+                order, remask, compare, seed, out,
+            )
+        )  # fmt: skip
+        return
+    if prompt:
+        raise refused("--prompt belongs to --masked; flows draw whole sequences")
     from fkdiff.commands.designing import Request, run
 
     run(

@@ -182,7 +182,7 @@ class _Loop:
     def __post_init__(self) -> None:
         self.cost = self.run.cost
 
-    def decode(self, latents: Tensor, inputs: str) -> Any:
+    def decode(self, latents: Tensor, inputs: str, rows: Tensor | None = None) -> Any:
         """Chunks as rewards read them: "actions" in executed units, "latents" in the policy's."""
         if inputs == "latents":
             return latents

@@ -12,12 +12,15 @@ from fkdiff.processes.gaussian import (
     sde_step,
 )
 from fkdiff.processes.grid import Grid
+from fkdiff.processes.tokens import MaskedPath, UniformPath
 
 __all__ = [
     "PREDICTIONS",
     "Gaussian",
     "Grid",
     "Kernel",
+    "MaskedPath",
+    "UniformPath",
     "output_to_epsilon",
     "predict_epsilon",
     "predict_score",

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 __all__ = ["brief", "call_of", "model_name", "python_of"]
 
 _WIDTH = 88
-_WEIGHTLESS = ("Anneal(", "Correct(", "Product(", "RLGuidance(")  # they rank no particles
+_WEIGHTLESS = (
+    "Anneal(",
+    "Correct(",
+    "Cutout(",
+    "Product(",
+    "Regions(",
+    "RLGuidance(",
+)  # they rank no particles
 _COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
 
 
@@ -110,7 +117,7 @@ def _steer_code(result: "Result") -> str:
     ranks = any(not term.startswith(_WEIGHTLESS) for term in settings.get("terms", ()))
     if settings.get("select") != ("best" if ranks else "sample"):
         parts.append(f"select={settings.get('select', 'best')!r}")
-    return _call("steered = steer", [*parts, f"seed={result.seed}"])
+    return _call("steered = steer", [*parts, f"seed={settings.get('seeds', result.seed)}"])
 
 
 def call_of(result: "Result") -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Weighted particles of sequences: the loop that hands each transition to the engine."""
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,16 +11,15 @@ from fkdiff.processes.gaussian import Kernel
 from fkdiff.processes.simplex import GumbelPath, Simplex, centre, gumbel, simplex_step
 from fkdiff.processes.streams import RowNoise, slot_generators, stream
 from fkdiff.result import Result
-from fkdiff.run import SELECTS, Run
+from fkdiff.run import Run
 from fkdiff.sequences.alphabet import Alphabet, one_hot
 from fkdiff.sequences.guidance import StraightThrough
 from fkdiff.sequences.losses import Network
 from fkdiff.sequences.scheduler import pushed
 from fkdiff.smc import Resample
-from fkdiff.terms.consistency import tilts
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.fk_steering import Tilt
-from fkdiff.terms.reward import Reward, as_reward
+from fkdiff.terms.reward import Reward
 from fkdiff.terms.step import Step
 from fkdiff.terms.term import Term
 
@@ -88,20 +86,10 @@ def sample_sequences(
         >>> result.latents.shape, result.latents.sum(-1)[0, 0].tolist()
         (torch.Size([2, 2, 5, 4]), [1.0, 1.0, 1.0, 0.0, 0.0])
     """
-    guidance = _checked(path, terms, lengths, steps, eta, particles, stochastic, select)
+    guidance = _checked(path, terms, lengths, steps, eta, stochastic)
     noisy = stochastic is not False and path.stochastic
-    seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
-    run = Run(
-        prompts=[_told(length) for length in lengths],
-        particles=particles,
-        terms=terms,
-        resample=resample,
-        monitor=tuple(as_reward(reward) for reward in monitor),
-        select=select or ("best" if tilts(terms) else "sample"),
-        wanted=particles if select == "all" else 1,
-        seed=seed,
-        cost=Cost(),
-    )
+    prompts = [_told(length) for length in lengths]
+    run = Run.opened(prompts, particles, terms, resample, monitor, select, seed)
     if not noisy and run.resamples:
         raise ValueError(
             "the flow must be stochastic where resampling can fire: copies would stay identical; "
@@ -121,7 +109,7 @@ def sample_sequences(
         cost=run.cost,
     )
     with run.cost.time("total"), torch.no_grad():
-        loop(steps, seed, bar)
+        loop(steps, run.seed, bar)
     settings = {
         "loop": "sample_sequences",
         "path": repr(path),
@@ -192,7 +180,7 @@ class _Loop:
     cost: Cost
     _parents: Tensor = field(init=False, repr=False)
 
-    def decode(self, latents: Tensor, inputs: str) -> Any:
+    def decode(self, latents: Tensor, inputs: str, rows: Tensor | None = None) -> Any:
         """Points of the simplex as a reward reads them."""
         if inputs in ("simplex", "latents"):
             return latents
@@ -330,19 +318,14 @@ def _checked(
     lengths: Sequence[int],
     steps: int,
     eta: float,
-    particles: int,
     stochastic: bool | None,
-    select: str | None,
 ) -> StraightThrough | None:
     if not lengths or min(lengths) < 1:
         raise ValueError(f"lengths must be at least 1, one a design, got {list(lengths)[:4]}")
-    for name, value in (("steps", steps), ("particles", particles)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
     if not 0 < eta < float("inf"):
         raise ValueError(f"eta must be positive, got {eta}; stochastic=False runs without noise")
-    if select is not None and select not in SELECTS:
-        raise ValueError(f"select must be one of {', '.join(SELECTS)}, got {select!r}")
     for term in terms:
         if not isinstance(term, Tilt | StraightThrough):
             raise ValueError(f"terms must be Tilt or StraightThrough for sequences, got {term!r}")

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -17,6 +17,7 @@ from fkdiff.taps.compatible import check_network, check_pipeline, networks
 from fkdiff.taps.denoiser import Guidance, NetworkCall, read_guidance, sliced
 from fkdiff.taps.families import predictions
 from fkdiff.taps.outputs import mixture, rows_of
+from fkdiff.taps.regions import TappedRegions
 from fkdiff.terms.correctors import Product
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.pool import Source, compose, label
@@ -61,6 +62,7 @@ class TappedPool:
         progress: Share of the run that is done.
         guidance: How the pipeline guides; None until its first step has told.
         aside: Whether a function is being asked, which may call the pipeline's network itself.
+        regions: Two prompts under a mask, None for one.
     """
 
     pipe: Any
@@ -73,6 +75,7 @@ class TappedPool:
     progress: float = 0.0
     guidance: Guidance | None = None
     aside: bool = False
+    regions: TappedRegions | None = None
     _adapters: dict[str, Adapters] = field(default_factory=dict)
     _captured: dict[Key, list[tuple[str, inspect.BoundArguments]]] = field(default_factory=dict)
     _found: Found = field(default_factory=dict)
@@ -111,7 +114,8 @@ class TappedPool:
         if names:
             self._open_adapters(names)
         try:
-            yield self
+            with self.regions.opened() if self.regions else nullcontext():
+                yield self
         finally:
             for adapters in self._adapters.values():
                 adapters.restore()
@@ -150,6 +154,8 @@ class TappedPool:
         finally:
             if adapters is not None:
                 adapters.switch(adapters.usual)
+            if self.regions is not None:
+                self.regions.forget()
         self._calls += 1
         self._halves += call.batch // self.rows
         state = next(value for name, value in bound.arguments.items() if name in _STATES)
@@ -166,25 +172,21 @@ class TappedPool:
         """Weights and outputs of the base and of tuned experts, those with weight 0 left out."""
         tuned = self._tuned
         if tuned is None:
-            out = call.evaluate(bound)
-            self._remember(_BASE, out)
-            return [(1.0, out)]
+            return [(1.0, self._evaluate_base(call, bound))]
         weights = tuned.weights(self.progress)
         if tuned.mode == "weights":
             assert adapters is not None
             return [(1.0, self._scaled(call, bound, adapters, weights))]
         parts, base = [], 1 - sum(weights.values())
-        if base != 0 or any(product.against for product in self._products):
+        against = any(product.against for product in self._products)
+        if base != 0 or against or self.regions is not None:
             if adapters is not None:
                 adapters.switch(adapters.base)
-            out = call.evaluate(bound)
-            self._remember(_BASE, out)
-            parts.append((base, out))
+            parts.append((base, self._evaluate_base(call, bound)))
         for source, weight in weights.items():
             if weight != 0:
                 out = self._evaluate_tuned(call, bound, adapters, source)
-                self._remember(_key(source), out)
-                parts.append((weight, out))
+                parts.append((weight, self._got(call, bound, _key(source), out)))
         return [part for part in parts if part[0] != 0]
 
     def _scaled(
@@ -199,10 +201,22 @@ class TappedPool:
         adapters.switch((*adapters.base, *on))
         adapters.scale(weights)
         try:
-            out = call.evaluate(bound)
+            return self._evaluate_base(call, bound)
         finally:
             adapters.scale(dict.fromkeys(weights, 1.0))
-        self._remember(_BASE, out)
+
+    def _evaluate_base(self, call: NetworkCall, bound: inspect.BoundArguments) -> Any:
+        """The pipeline's own network, watched where attention is to be recorded."""
+        regions = self.regions
+        with regions.watched(self._calls, bound, self.progress) if regions else nullcontext():
+            out = call.evaluate(bound)
+        return self._got(call, bound, _BASE, out)
+
+    def _got(self, call: NetworkCall, bound: inspect.BoundArguments, key: Key, out: Any) -> Any:
+        """An expert's output with the background prompt's outside the mask; kept for the pool."""
+        if self.regions is not None:
+            out = self.regions.blended(self._calls, call, bound, out)
+        self._remember(key, out)
         return out
 
     def _evaluate_tuned(

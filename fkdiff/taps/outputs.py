@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["mixture", "rows_of"]
+__all__ = ["mixture", "rewritten", "rows_of"]
 
 
 def rows_of(out: Any) -> Tensor:
@@ -28,7 +28,12 @@ def mixture(parts: list[tuple[float, Any]], state: Any) -> Any:
     channels = len(state[0]) if isinstance(state, list) else state.shape[1]
     if first.ndim == 4 and first.shape[1] == 2 * channels:
         mixed = torch.cat([mixed[:, :channels], first[:, channels:]], 1)
-    sample: Any = list(mixed) if isinstance(template[0], list) else mixed
+    return rewritten(template, mixed)
+
+
+def rewritten(template: Any, rows: Tensor) -> Any:
+    """An output like another one, with other predictions, (B, *)."""
+    sample: Any = list(rows) if isinstance(template[0], list) else rows
     if isinstance(template, dict):
         return type(template)(**{**template, next(iter(template)): sample})
     return (sample, *template[1:])

@@ -21,9 +21,12 @@ from fkdiff.taps.families import predictions
 from fkdiff.taps.feeding import chunked_feeding
 from fkdiff.taps.pool_moves import PoolMoves, opened_moves
 from fkdiff.taps.pool_step import PoolStep
+from fkdiff.taps.regions import TappedRegions
+from fkdiff.taps.results import cut_pictures
 from fkdiff.taps.scheduler import Call, permute_history, tapped_scheduler
 from fkdiff.taps.shadowing import own_ranking_off, watched_progress
 from fkdiff.terms.cost import Cost
+from fkdiff.terms.regions import Regions, regions_of
 from fkdiff.terms.step import Expert, Step
 from fkdiff.terms.term import Term
 
@@ -98,6 +101,9 @@ class PipelineTap:
             pool = TappedPool(
                 self.pipe, self.terms, self.expanded, self._seeds, self.micro_batch, self.cost
             )
+            term = regions_of(self.terms)
+            if term is not None:
+                pool.regions = TappedRegions(self.pipe, term, self.expanded, self._seeds)
             self._pool = stack.enter_context(opened_moves(pool))
             before = None if self._pool is None else self._pool.before
             stack.enter_context(
@@ -113,21 +119,55 @@ class PipelineTap:
             stack.enter_context(watched_progress(self.pipe, self._on_bar))
             stack.enter_context(own_ranking_off(self.pipe))
             self._kept = stack.enter_context(kept_conditioning(self.pipe, rows))
-            return self.pipe(**self.expanded.arguments, generator=list(self.generators))
+            output = self.pipe(**self.expanded.arguments, generator=list(self.generators))
+            if self._cuts:
+                with self.cost.time("matte"):
+                    cut_pictures(output, self._cut)
+            return output
+
+    @property
+    def _cuts(self) -> bool:
+        """Whether pictures come out with alpha."""
+        term = regions_of(self.terms)
+        return term is not None and term.recording
+
+    def _cut(self, pixels: Tensor, rows: Tensor) -> Tensor:
+        """Pictures (n, 3, h, w) of rows (n,) of the run with alpha, (n, 4, h, w)."""
+        term, regions = regions_of(self.terms), None
+        if self._pool is not None:
+            regions = self._pool.pool.regions
+        assert isinstance(term, Regions) and regions is not None and regions.maps is not None
+        maps = regions.maps.maps(rows)
+        return term.matte(pixels, maps)  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def readable(self) -> tuple[str, ...]:
+        """What rewards may read."""
+        cut = self._cuts and self.inputs == "pixels"
+        return ("latents", self.inputs, *(("rgba",) if cut else ()))
 
     @property
     def inputs(self) -> str:
         """What `decode` yields: "pixels", "video" or "audio"."""
         return yields(self.pipe)
 
-    def decode(self, latents: Tensor, inputs: str) -> Any:
+    def decode(self, latents: Tensor, inputs: str, rows: Tensor | None = None) -> Any:
         """Latents (n, *) as a reward reads them, sliced by `micro_batch`.
+
+        Arguments:
+            latents: Clean latents.
+            inputs: What the reward reads.
+            rows: Rows of the run that they are, (n,), for pictures with alpha.
 
         Raises:
             TapError: If the pipeline can't yield `inputs`.
         """
         if inputs == "latents":
             return latents
+        if inputs == "rgba" and inputs in self.readable and rows is not None:
+            pixels = self.decode(latents, "pixels")
+            with self.cost.time("matte"):
+                return self._cut(pixels, rows)
         if inputs != self.inputs:
             name = type(self.pipe).__name__
             raise TapError(f"{name} yields {self.inputs}, but a reward reads {inputs}")
@@ -317,6 +357,9 @@ class PipelineTap:
                 call.output[name] = value[wide.to(value.device)]
         permute_history(call.scheduler, call.sample, wide)
         self._kept.permute(chosen)
+        regions = None if self._pool is None else self._pool.pool.regions
+        if regions is not None and regions.maps is not None:
+            regions.maps.permute(chosen)
 
 
 def _transitions(call: Call) -> int:

@@ -31,7 +31,7 @@ def opened_moves(pool: TappedPool) -> Iterator["PoolMoves | None"]:
         TapError: If the pool can't be had on this pipeline, or can't be corrected.
     """
     corrector = corrector_of(pool.terms)
-    if corrector is None and not pool_terms(pool.terms):
+    if corrector is None and not pool_terms(pool.terms) and pool.regions is None:
         yield None
         return
     if corrector is not None:

@@ -1,12 +1,14 @@
 """What pipelines return: output classes of named fields, or a modular pipeline's whole state."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from PIL import Image
 from torch import Tensor
 
-__all__ = ["fields", "first_field", "keep_rows"]
+__all__ = ["cut_pictures", "fields", "first_field", "keep_rows"]
 
 # A modular pipeline's state also holds embeddings and timesteps, which are nobody's samples.
 _SAMPLES = ("images", "videos", "frames", "audios", "latents")
@@ -34,6 +36,47 @@ def keep_rows(output: Any, total: int, rows: Sequence[int]) -> None:
             output.values[name] = kept
         else:
             output[name] = kept
+
+
+def cut_pictures(output: Any, cut: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Give pictures alpha, in place and in the type that they have; latents stay.
+
+    Arguments:
+        output: What a pipeline returned.
+        cut: Pictures (n, 3, h, w) in [0, 1] of rows (n,) to (n, 4, h, w).
+    """
+    images = fields(output).get("images")
+    if images is None or not len(images):
+        return
+    pixels = _pixels(images)
+    if pixels is None:
+        return
+    # One by one: what alpha needs beside a picture is larger than the picture.
+    parts = [cut(x[None], torch.tensor([row]))[0] for row, x in enumerate(pixels)]
+    whole = torch.stack(parts)
+    if isinstance(images, list):
+        values = (255 * whole + 0.5).movedim(1, -1).byte().cpu().numpy()
+        made: Any = [Image.fromarray(value, "RGBA") for value in values]
+    else:
+        made = whole.to(images) if isinstance(images, Tensor) else whole.movedim(1, -1).numpy()
+    if _is_state(output):
+        output.values["images"] = made
+    else:
+        output["images"] = made
+
+
+def _pixels(images: Any) -> Tensor | None:
+    """Pictures of any type as (n, 3, h, w) in [0, 1]; None for what isn't pictures."""
+    if isinstance(images, list):
+        if not all(isinstance(image, Image.Image) for image in images):
+            return None
+        arrays = np.stack([np.asarray(image.convert("RGB")) for image in images])
+        return torch.from_numpy(arrays / np.float32(255)).movedim(-1, 1)
+    if isinstance(images, np.ndarray) and images.ndim == 4 and images.shape[-1] == 3:
+        return torch.from_numpy(images).movedim(-1, 1)
+    if isinstance(images, Tensor) and images.ndim == 4 and images.shape[1] == 3:
+        return images.float()
+    return None
 
 
 def _is_state(output: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fkdiff.terms.correctors import Anneal, Correct, Product
     from fkdiff.terms.cost import Cost
+    from fkdiff.terms.discrete_correctors import DiscreteCorrect
     from fkdiff.terms.fk_steering import Tilt
     from fkdiff.terms.reward import Reward, RewardError, as_reward, load_reward, minimum
     from fkdiff.terms.rl_guidance import RLGuidance
@@ -19,6 +20,7 @@ __all__ = [
     "Anneal",
     "Correct",
     "Cost",
+    "DiscreteCorrect",
     "Expert",
     "Product",
     "RLGuidance",
@@ -37,6 +39,7 @@ _HOMES = {
     "Anneal": "correctors",
     "Correct": "correctors",
     "Cost": "cost",
+    "DiscreteCorrect": "discrete_correctors",
     "Expert": "step",
     "Product": "correctors",
     "RLGuidance": "rl_guidance",

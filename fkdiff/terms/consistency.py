@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from fkdiff.terms.correctors import Correct
 from fkdiff.terms.pool import exponent_sum, pool_terms
+from fkdiff.terms.regions import Regions, regions_of
 from fkdiff.terms.rl_guidance import RLGuidance
 from fkdiff.terms.term import Term, Weightless
 
@@ -26,13 +27,23 @@ def check_pool(terms: Sequence[Term], stochastic: bool | None) -> None:
     Raises:
         ValueError: With the reason and the remedy.
     """
-    for kind, remedy in ((Correct, "one serves all terms"), (RLGuidance, "give it a mapping")):
+    remedies = {
+        Correct: "one serves all terms",
+        RLGuidance: "give it a mapping",
+        Regions: "paste cut-outs together instead",
+    }
+    for kind, remedy in remedies.items():
         found = [term for term in terms if isinstance(term, kind)]
         if len(found) > 1:
             raise ValueError(f"terms must hold one {kind.__name__}, got {len(found)}; {remedy}")
     exponent_sum(terms)
     if corrector_of(terms) is None:
         return
+    if regions_of(terms) is not None:
+        raise ValueError(
+            "Correct() can't follow two prompts under a mask, whose mixture is the score of no "
+            "law; leave out Correct(), or the mask"
+        )
     if stochastic is False:
         raise ValueError(
             "stochastic must not be False with Correct(), whose moves are stochastic; "
@@ -55,6 +66,8 @@ def stated_target(terms: Sequence[Term]) -> str:
     if corrector is not None:
         factors = [target.removeprefix("law of the chain ") for target in rest]
         return "; ".join([f"{corrector.target} (pool: {edits})", *factors])
+    regions = regions_of(terms)
+    stated = [] if regions is None else [regions.target]
     if pool:
-        return "; ".join([f"heuristic: uncorrected pool ({edits})", *rest])
-    return "; ".join(rest) or "law of the chain that is run"
+        stated.append(f"heuristic: uncorrected pool ({edits})")
+    return "; ".join([*stated, *rest]) or "law of the chain that is run"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fkdiff.processes import Gaussian, Kernel
 from fkdiff.processes.streams import stream
+from fkdiff.processes.tokens import TokenStep
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.reward import Reward, Where, evaluate
 
@@ -38,8 +39,8 @@ class Source(Protocol):
     cost: Cost
     micro_batch: int | None
 
-    def decode(self, latents: Tensor, inputs: str) -> Any:
-        """Turn latents (n, *) into what a reward reads: pixels, video, audio, ..."""
+    def decode(self, latents: Tensor, inputs: str, rows: Tensor | None = None) -> Any:
+        """Turn latents (n, *) of rows (n,) into what a reward reads: pixels, video, ..."""
         ...
 
 
@@ -73,7 +74,7 @@ class Step:
     total: int
     x: Tensor
     x_next: Tensor
-    path: Gaussian | None
+    path: Gaussian | TokenStep | None
     prompts: int
     particles: int
     context: Mapping[str, Sequence[Any]]
@@ -114,8 +115,11 @@ class Step:
     def unique(self) -> tuple[Tensor, Tensor]:
         """Rows that must be looked at, shape (U,), and each row's place among them, (N,).
 
-        Copies made by the last resampling still agree bit for bit until noise separates them.
+        Copies made by the last resampling still agree bit for bit until noise separates them;
+        tokens also agree by chance.
         """
+        if self._discrete:
+            return self._alike(self.x0)
         same = (self.x0 == self.x0[self.parents]).flatten(1).all(dim=1).cpu()
         representative = torch.where(same, self.parents.cpu(), torch.arange(len(same)))
         return torch.unique(representative, return_inverse=True)
@@ -127,12 +131,14 @@ class Step:
         the posterior's variance if x0 had unit variance.
         """
         rows = self.unique[0]
-        streams = [
+        draw = self._around_estimate if self.draw is None else self.draw
+        return draw(rows, self._streams(rows), draws)
+
+    def _streams(self, rows: Tensor) -> list[torch.Generator]:
+        return [
             stream(self.seed, row // self.particles, row % self.particles, "draws", self.index)
             for row in rows.tolist()
         ]
-        draw = self._around_estimate if self.draw is None else self.draw
-        return draw(rows, streams, draws)
 
     def _around_estimate(
         self, rows: Tensor, streams: Sequence[torch.Generator], draws: int
@@ -150,13 +156,17 @@ class Step:
     def decode(self, inputs: str) -> Any:
         """Unique rows of the estimate as a reward reads them; decoded once a step."""
         if inputs not in self._decoded:
-            rows = self.x0[self.unique[0].to(self.x0.device)]
-            self._decoded[inputs] = self.source.decode(rows, inputs)
+            self._decoded[inputs] = self._read(self.x0[self.unique[0].to(self.x0.device)], inputs)
         return self._decoded[inputs]
 
+    def _read(self, x0: Tensor, inputs: str) -> Any:
+        """Clean latents of the unique rows as a reward reads them."""
+        rows = (self.unique[0],) if inputs == "rgba" else ()  # whose attention tells what to cut
+        return self.source.decode(x0, inputs, *rows)
+
     def decoded_samples(self) -> Tensor | None:
-        """All N rows of what has been decoded already, None where nothing was."""
-        for inputs, samples in self._decoded.items():
+        """All N rows of what has been decoded already, None where nothing was; alpha preferred."""
+        for inputs, samples in sorted(self._decoded.items(), key=lambda item: item[0] != "rgba"):
             if inputs != "latents" and isinstance(samples, Tensor):
                 return samples[self.unique[1].to(samples.device)]
         return None
@@ -178,21 +188,49 @@ class Step:
         Raises:
             RewardError: If the reward fails, or returns NaN or another shape.
         """
-        scores = torch.stack(
-            [
-                self._by_slot(self._values(reward, self.source.decode(x0, reward.inputs)))
-                for x0 in self.x0_draws(draws)
-            ]
-        )
+        if self._discrete:
+            scores = self._score_tokens(reward, draws)
+        else:
+            scores = torch.stack(
+                [
+                    self._by_slot(self._values(reward, self._read(x0, reward.inputs)))
+                    for x0 in self.x0_draws(draws)
+                ]
+            )
         self._scores[id(reward)] = (reward, scores.mean(0))
         return scores
+
+    @property
+    def _discrete(self) -> bool:
+        return not self.x_next.is_floating_point()
+
+    def _alike(self, x0: Tensor) -> tuple[Tensor, Tensor]:
+        """First of the rows (n N, L) with the same tokens and prompt, and each one's place."""
+        prompts = list(self.context.get("prompts", [""] * len(self.x_next)))
+        number = {text: i for i, text in enumerate(dict.fromkeys(prompts))}
+        asked = torch.tensor([number[text] for text in prompts]).repeat(len(x0) // len(prompts))
+        keys = torch.cat([asked[:, None], x0.flatten(1).cpu()], 1)
+        _, place = keys.unique(dim=0, return_inverse=True)
+        first = torch.full((int(place.max()) + 1,), len(x0))
+        first = first.scatter_reduce(0, place, torch.arange(len(x0)), "amin")
+        return first, place
+
+    def _score_tokens(self, reward: Reward, draws: int) -> Tensor:
+        """Raw reward of draws for all rows, (draws, P, K); equal ones are scored once."""
+        rows, discrete = torch.arange(len(self.x_next)), self.draw
+        assert discrete is not None
+        x0 = discrete(rows, self._streams(rows), draws).flatten(0, 1)
+        first, place = self._alike(x0)
+        samples = self.source.decode(x0[first.to(x0.device)], reward.inputs)
+        values = self._values(reward, samples, first % len(rows))[place]
+        return values.reshape(draws, self.prompts, self.particles)
 
     def _by_slot(self, values: Tensor) -> Tensor:
         return values[self.unique[1]].reshape(self.prompts, self.particles)
 
-    def _values(self, reward: Reward, samples: Any) -> Tensor:
-        """Rewards of the unique rows, shape (U,), counted and timed."""
-        rows, cost = self.unique[0], self.source.cost
+    def _values(self, reward: Reward, samples: Any, rows: Tensor | None = None) -> Tensor:
+        """Rewards of the unique rows or of others, shape (U,), counted and timed."""
+        rows, cost = self.unique[0] if rows is None else rows, self.source.cost
         with cost.time("reward"):
             values = torch.cat(list(self._evaluated(reward, samples, rows)))
         cost.reward_calls[reward.name] = cost.reward_calls.get(reward.name, 0) + len(rows)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fkdiff.zoo.words import OBJECTS
 
-__all__ = ["HUES", "PACKAGE", "Sprites", "fetch", "load_art", "recolour"]
+__all__ = ["HUES", "PACKAGE", "Sprites", "fetch", "load_art", "recolour", "squared"]
 
 PACKAGE = "@lobehub/fluent-emoji-3d@1.1.0"
 _TARBALL = "lobehub-fluent-emoji-3d-1.1.0.tgz"
@@ -53,7 +53,7 @@ def fetch(folder: Path) -> Path:
     return tarball
 
 
-def _square(image: Image.Image, side: int) -> NDArray[np.float32]:
+def squared(image: Image.Image, side: int) -> NDArray[np.float32]:
     """The opaque part of an image centred in a square, (side, side, 4), straight alpha."""
     box = image.getchannel("A").point([0] * 9 + [255] * 247).getbbox()
     image = image.crop(box)
@@ -77,7 +77,7 @@ def load_art(tarball: Path, side: int = 128) -> dict[str, NDArray[np.float32]]:
             member = archive.extractfile(f"package/assets/{code}.webp")
             if member is None:
                 raise ValueError(f"tarball must hold {code}.webp, {tarball} doesn't; fetch anew")
-            art[name] = _square(Image.open(member).convert("RGBA"), side)
+            art[name] = squared(Image.open(member).convert("RGBA"), side)
     return art
 
 

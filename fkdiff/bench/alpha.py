@@ -1,0 +1,117 @@
+"""Alpha by each method on composites with known alpha, and the colour of soft edges."""
+
+import importlib.util
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from fkdiff.bench.emoji_arms import fetched_art, summary
+from fkdiff.bench.progress import one_thread
+from fkdiff.rgba import alpha, foreground_colour
+from fkdiff.rgba.ground import blurred
+from fkdiff.zoo.composites import GROUNDS, Composite, composites, load_unseen
+
+__all__ = ["colour_errors", "iou", "rough_prior", "run"]
+
+METHODS = {
+    "default": None,
+    "grabcut": "cv2",
+    "alfie": "cv2",
+    "closed-form": "pymatting",
+    "knn": "pymatting",
+}
+COUNT, QUICK = 200, 12
+ARMS = ("with", "without", "end_to_end")
+
+
+def run(quick: bool, seed: int) -> dict[str, Any]:
+    """What each installed method makes of the same pictures and priors.
+
+    Arguments:
+        quick: 12 composites over each kind of background instead of 200.
+        seed: Of composites and of the priors' noise.
+
+    Returns:
+        `sad.METHOD.GROUND` (sum of absolute errors, pixels), `iou.METHOD.GROUND` (at alpha 0.5),
+        `seconds.METHOD.GROUND`, and the error of colours at soft pixels, alpha times the absolute
+        error, in [0, 1]: `colour_error.GROUND.{with,without}` (estimated, and as the picture has
+        it) for the true alpha, as benchmarks of foreground estimation take it, and `end_to_end`
+        for the default method's own.
+
+    Raises:
+        FileNotFoundError: If the art can't be had.
+    """
+    art, count = load_unseen(fetched_art()), QUICK if quick else COUNT
+    found: dict[str, Any] = {field: {} for field in ("sad", "iou", "seconds", "colour_error")}
+    installed = [m for m, needs in METHODS.items() if not needs or importlib.util.find_spec(needs)]
+    with one_thread():
+        for kind in GROUNDS:
+            cases = composites(art, kind, count, seed)
+            rng = np.random.default_rng([seed, GROUNDS.index(kind), 1])
+            priors = [rough_prior(case.alpha, rng) for case in cases]
+            for method in installed:
+                _measure(found, method, kind, cases, priors)
+    means = [found["colour_error"][kind] for kind in GROUNDS]
+    for arm in ARMS:
+        found["colour_error"][arm] = statistics.fmean(m[arm]["mean"] for m in means)
+    return {**found, "composites": count, "unseen_emoji": len(art)}
+
+
+def rough_prior(truth: Any, rng: np.random.Generator, noise: float = 0.1) -> Tensor:
+    """The true alpha at 8x8, blurred by 0.7 of a cell and noised, (8, 8) in [0, 1]."""
+    cells = F.adaptive_avg_pool2d(torch.from_numpy(truth)[None], 8)
+    drawn = torch.from_numpy(rng.normal(0, noise, (8, 8)).astype(np.float32))
+    return (blurred(cells, 0.7)[0] + drawn).clamp(0, 1)
+
+
+def iou(found: Tensor, truth: Tensor) -> float:
+    """Intersection over union where alpha is at least a half."""
+    one, two = found >= 0.5, truth >= 0.5
+    return float((one & two).sum() / (one | two).sum().clamp(min=1))
+
+
+def colour_errors(case: Composite, share: Tensor) -> tuple[float, ...]:
+    """Errors of the colour at soft pixels, weighted by alpha, by `ARMS`.
+
+    Arguments:
+        case: A composite.
+        share: Estimated alpha, (h, w).
+    """
+    image, colour = (torch.from_numpy(x).permute(2, 0, 1) for x in (case.image, case.colour))
+    truth = torch.from_numpy(case.alpha)
+    soft = (truth > 0.05) & (truth < 0.95)
+    found = (foreground_colour(image, truth), image, foreground_colour(image, share))
+    return tuple(float((truth * (x - colour).abs().mean(0))[soft].mean()) for x in found)
+
+
+def _measure(
+    found: dict[str, Any],
+    method: str,
+    kind: str,
+    cases: Sequence[Composite],
+    priors: Sequence[Tensor],
+) -> None:
+    ious, sads, errors, spent = [], [], [], 0.0
+    rows = list(zip(cases, priors, strict=True))
+    for case, prior in tqdm(rows, desc=f"{method}, {kind}", mininterval=5):
+        image, truth = torch.from_numpy(case.image).permute(2, 0, 1), torch.from_numpy(case.alpha)
+        start = time.perf_counter()
+        share = alpha(image, prior, method)
+        spent += time.perf_counter() - start
+        ious.append(iou(share, truth))
+        sads.append(float((share - truth).abs().sum()))
+        if method == "default":
+            errors.append(colour_errors(case, share))
+    found["iou"].setdefault(method, {})[kind] = summary(ious)
+    found["sad"].setdefault(method, {})[kind] = summary(sads)
+    found["seconds"].setdefault(method, {})[kind] = spent / len(cases)
+    if errors:
+        columns = zip(ARMS, zip(*errors, strict=True), strict=True)
+        found["colour_error"][kind] = {name: summary(values) for name, values in columns}

@@ -1,0 +1,162 @@
+"""Rare-attribute control of the antibody model, as the FK paper controls toxicity of text.
+
+The antibody model draws N-terminal fragments of `LENGTH` residues. The attribute is fixed by a
+rule from the plain samples alone: a net charge at pH 7 of at least the smallest whole number that
+fewer than `BASE` of them reach. The reward is softer: the charge itself, per standard deviation
+of the first `BATCH` plain samples. A rate is that of the one sample that a run returns; `bon8`
+returns the best of eight plain samples, fkK_xM runs K particles with M draws of the clean tokens
+behind each intermediate reward. The pseudo-log-likelihood tells whether the fragments are still
+antibodies.
+"""
+
+import math
+import statistics
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from fkdiff.bench import BenchRefused
+from fkdiff.bench.progress import Kept, one_thread
+from fkdiff.rewards.language_model import Pseudo
+from fkdiff.rewards.protein import ProteinProperty
+from fkdiff.smc import Resample
+from fkdiff.terms.fk_steering import Tilt
+from fkdiff.tokens.antibody import antibody_pipeline
+
+__all__ = ["ARMS", "run", "threshold"]
+
+ARMS = {"fk4_x1": (4, 1), "fk8_x1": (8, 1), "fk8_x4": (8, 4), "fk8_x16": (8, 16)}
+LENGTH = 24
+STEPS = 8
+SCALE = 5.0
+BASE = 0.005
+BATCH = 250
+PART = 20
+
+
+@one_thread()
+def run(quick: bool = False, seed: int = 0) -> dict[str, Any]:
+    """Rates of the attribute, and pseudo-log-likelihoods, of plain and steered fragments.
+
+    Finished parts are kept below `runs/bench`, so that a cut run goes on where it stopped.
+
+    Arguments:
+        quick: 80 plain samples in place of 5000, 5 runs an arm in place of 300, nothing kept.
+        seed: Seed of all runs.
+
+    Returns:
+        `rate.*` and its standard error `rate_se.*`, mean `charge.*`, `pll.*` of plain samples and
+        of each arm, the network's `evaluations.*` a run, and what the attribute is.
+
+    Raises:
+        BenchRefused: If the antibody model isn't installed.
+    """
+    plain, runs = (80, 5) if quick else (5000, 300)
+    settings = {
+        "seed": seed, "length": LENGTH, "steps": STEPS, "scale": SCALE, "plain": plain,
+    }  # fmt: skip
+    try:
+        pipe = antibody_pipeline()
+    except ModuleNotFoundError as error:
+        raise BenchRefused(str(error)) from None
+    pipe.set_progress_bar_config(disable=True)
+    kept = Kept("discrete", settings, keep=not quick)
+    texts = _plain(pipe, kept, plain, seed)
+    charges = ProteinProperty("charge")(texts)
+    mean, sd = float(charges.mean()), float(charges.std())
+    least = threshold(charges)
+    groups = charges[: plain // 8 * 8].reshape(-1, 8)
+    best = [8 * i + int(k) for i, k in enumerate(groups.argmax(1))]
+    returned = {"plain": texts, "bon8": [texts[i] for i in best]}
+    evaluations = {"plain": STEPS - 1.0, "bon8": 8 * (STEPS - 1.0)}
+    reward = _calibrated(texts[:BATCH])
+    for arm in ARMS:
+        returned[arm], evaluations[arm] = _steered(pipe, kept, arm, reward, runs, seed)
+    results: dict[str, Any] = {}
+    judge = Pseudo(pipe.model, pipe.tokenizer, 6, 64)
+    for name, found in returned.items():
+        values = ProteinProperty("charge")(found)
+        rate = float((values >= least).double().mean())
+        row = {
+            "rate": rate,
+            "rate_se": math.sqrt(rate * (1 - rate) / len(found)),
+            "charge": float(values.mean()),
+            "pll": _pll(kept, judge, name, found[: 20 if quick else 200]),
+            "distinct": len(set(found)) / len(found),
+            "evaluations": evaluations[name],
+            "runs": len(found),
+        }
+        for field, value in row.items():
+            results.setdefault(field, {})[name] = value
+    attribute = f"net charge at pH 7 >= {least} (plain: mean {mean:.2f}, sd {sd:.2f})"
+    return {**results, "attribute": attribute, "settings": settings}
+
+
+def threshold(charges: torch.Tensor) -> int:
+    """Smallest whole number that fewer than `BASE` of the charges reach, but some do.
+
+    >>> threshold(torch.tensor([0.0] * 500 + [5.5]))
+    1
+    """
+    least = math.floor(float(charges.min()))
+    while float((charges >= least).double().mean()) >= BASE:
+        least += 1
+    return least
+
+
+def _calibrated(texts: list[str]) -> ProteinProperty:
+    charges = ProteinProperty("charge")(texts)
+    return ProteinProperty("charge", float(charges.mean()), float(charges.std()))
+
+
+def _plain(pipe: Any, kept: Kept, count: int, seed: int) -> list[str]:
+    """Independent fragments; equal steps and order as the steered runs."""
+    texts: list[str] = []
+    size = min(count, BATCH)
+    for part in tqdm(range(count // size), desc="plain", mininterval=5):
+        generator = torch.Generator().manual_seed(seed * 100003 + part)
+        texts += kept.part(
+            f"plain/{part}",
+            lambda g=generator: pipe(size, LENGTH, num_inference_steps=STEPS, generator=g)[
+                "sequences"
+            ],
+        )
+    return texts
+
+
+def _steered(
+    pipe: Any, kept: Kept, arm: str, reward: ProteinProperty, runs: int, seed: int
+) -> tuple[list[str], float]:
+    particles, draws = ARMS[arm]
+    size = min(runs, PART)
+
+    def drawn(part: int) -> dict[str, Any]:
+        out = pipe(
+            size,
+            LENGTH,
+            num_inference_steps=STEPS,
+            generator=torch.Generator().manual_seed(seed * 100003 + 50000 + part),
+            terms=[Tilt(reward, SCALE, draws=draws)],
+            particles=particles,
+            resample=Resample(window=(0.0, 1.0)),
+        )
+        return {
+            "texts": out.sequences,
+            "evaluations": out.steering.cost.denoiser_evaluations / size,
+        }
+
+    parts = [
+        kept.part(f"{arm}/{part}", lambda part=part: drawn(part))
+        for part in tqdm(range(runs // size), desc=arm, mininterval=5)
+    ]
+    texts = [text for part in parts for text in part["texts"]]
+    return texts, statistics.mean(part["evaluations"] for part in parts)
+
+
+def _pll(kept: Kept, judge: Pseudo, name: str, texts: list[str]) -> float:
+    def mean() -> float:
+        with torch.no_grad():
+            return float(judge(texts).mean())
+
+    return kept.part(f"pll/{name}/{len(texts)}", mean)

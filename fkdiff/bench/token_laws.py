@@ -1,0 +1,77 @@
+"""Laws of short token sequences with all outcomes enumerated, and their exact denoisers."""
+
+import itertools
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+__all__ = ["TokenLaw"]
+
+
+@dataclass(frozen=True)
+class TokenLaw:
+    """A random law of sequences of `length` tokens over `letters` letters; the mask is `letters`.
+
+    Arguments:
+        seed: Of the law: Dirichlet(1/2) weights, a tenth of them uniform.
+        letters: V.
+        length: L.
+
+    Example:
+        >>> law = TokenLaw(0, letters=2, length=2)
+        >>> law.outcomes.tolist()
+        [[0, 0], [0, 1], [1, 0], [1, 1]]
+        >>> law.denoiser(torch.tensor([[2, 0]]), 0.5).exp()[0, 1].tolist()
+        [1.0, 0.0]
+    """
+
+    seed: int
+    letters: int = 3
+    length: int = 4
+    _place: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        powers = (self.letters + 1) ** torch.arange(self.length - 1, -1, -1)
+        object.__setattr__(self, "_place", powers)
+
+    @cached_property
+    def outcomes(self) -> Tensor:
+        """All sequences, shape (V^L, L)."""
+        return torch.tensor(list(itertools.product(range(self.letters), repeat=self.length)))
+
+    @cached_property
+    def states(self) -> Tensor:
+        """All sequences with masks, shape ((V + 1)^L, L)."""
+        return torch.tensor(list(itertools.product(range(self.letters + 1), repeat=self.length)))
+
+    @cached_property
+    def mass(self) -> Tensor:
+        """Probabilities of the outcomes, float64."""
+        generator = torch.Generator().manual_seed(self.seed)
+        normal = torch.randn(len(self.outcomes), generator=generator, dtype=torch.float64)
+        half = normal.square() / 2  # Gamma(1/2)
+        return 0.9 * half / half.sum() + 0.1 / len(half)
+
+    @cached_property
+    def posteriors(self) -> Tensor:
+        """Probabilities of each position's letter given the uncovered ones, (states, L, V)."""
+        fits = (self.states[:, None] == self.letters) | (self.states[:, None] == self.outcomes)
+        weight = self.mass * fits.all(-1)
+        hot = (self.outcomes[..., None] == torch.arange(self.letters)).double()
+        return torch.einsum("so,olv->slv", weight, hot) / weight.sum(1)[:, None, None]
+
+    def denoiser(self, tokens: Tensor, alpha: float) -> Tensor:
+        """Exact log-probabilities of the clean tokens, (n, L, V), for a masked path."""
+        return self.posteriors[(tokens * self._place).sum(1)].log()
+
+    def index(self, tokens: Tensor) -> Tensor:
+        """Number of each outcome (..., L) among `outcomes`."""
+        powers = self.letters ** torch.arange(self.length - 1, -1, -1)
+        return (tokens * powers).sum(-1)
+
+    def histogram(self, tokens: Tensor, weights: Tensor) -> Tensor:
+        """Weight of each outcome, for tokens (n, L) and weights (n,)."""
+        empty = torch.zeros(len(self.outcomes), dtype=torch.float64)
+        return empty.index_add(0, self.index(tokens), weights.double())

@@ -1,0 +1,215 @@
+"""A `fkdiff sequence generate --masked` run, from its checked request to its files."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fkdiff.commands.stops import Stop, refused
+
+if TYPE_CHECKING:
+    from fkdiff.result import Result
+    from fkdiff.sequences.designs import Designs
+
+__all__ = ["ANTIBODY", "MaskedRequest", "run"]
+
+ANTIBODY = "antiberty"
+
+
+@dataclass(frozen=True)
+class MaskedRequest:
+    """The options of `fkdiff sequence generate --masked`."""
+
+    model: str
+    prompt: str
+    reward: str | None
+    scale: float
+    length: int | None
+    n: int
+    particles: int
+    steps: int
+    draws: int
+    temperature: float
+    order: str
+    remask: float
+    compare: bool
+    seed: int
+    out: Path
+
+
+@dataclass(frozen=True)
+class _Job:
+    request: MaskedRequest
+    pipe: Any
+    reward: Any
+
+
+def run(asked: MaskedRequest) -> None:
+    """Draw and write.
+
+    Raises:
+        Stop: If it is refused (nothing is written) or interrupted.
+    """
+    job = _prepared(asked)
+    try:
+        result = _drawn(job, asked.particles if job.reward is not None else 1, "texts")
+        plain = None
+        if asked.compare and job.reward is not None:
+            plain = _drawn(job, 1, "plain, to compare")
+    except KeyboardInterrupt:
+        raise Stop("interrupted; nothing had been written yet", code=130) from None
+    _write(job, result, plain)
+
+
+def _prepared(asked: MaskedRequest) -> _Job:
+    """Load model and reward; refuse what they can't do."""
+    for name in ("n", "particles", "steps", "draws"):
+        if getattr(asked, name) < 1:
+            raise refused(f"--{name} must be at least 1, got {getattr(asked, name)}")
+    if not math.isfinite(asked.scale):
+        raise refused(f"--scale must be a finite number, got {asked.scale}")
+    if not asked.out.absolute().parent.is_dir():
+        raise refused(f"--out {asked.out}: its folder doesn't exist; create it first")
+    if asked.out.is_dir():
+        raise refused(f"--out {asked.out} is a folder; name a file, such as designs.fasta")
+    reward = _reward(asked.reward)
+    pipe = _pipeline(asked.model)
+    try:
+        pipe.vocabulary.template([asked.prompt], asked.length)
+        pipe.denoiser(asked.temperature)
+        from fkdiff.processes import MaskedPath
+
+        order: Any = asked.order
+        MaskedPath(asked.steps, mask=pipe.vocabulary.mask, order=order, remask=asked.remask)
+    except ValueError as error:
+        raise refused(error) from None
+    if asked.temperature == 0 and reward is not None and asked.particles > 1:
+        raise refused("--temperature must be positive with a reward: copies would stay identical")
+    return _Job(asked, pipe, reward)
+
+
+def _reward(text: str | None) -> Any:
+    from fkdiff.terms.reward import RewardError, available, load_reward
+    from fkdiff.terms.reward_formulas import read_formula
+
+    if text is None:
+        return None
+    try:
+        reward = read_formula(text, [entry.name for entry in available()], load_reward)
+        reward.prepare()
+    except RewardError as error:
+        raise refused(f"--reward: {error}") from None
+    if reward.inputs not in ("text", "tokens"):
+        raise refused(f"--reward {reward.name} reads {reward.inputs}, not texts")
+    return reward
+
+
+def _pipeline(model: str) -> Any:
+    from transformers.utils import logging
+
+    from fkdiff.tokens.antibody import antibody_pipeline
+    from fkdiff.tokens.pipeline import MaskedDiffusionPipeline
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        if model == ANTIBODY:
+            return antibody_pipeline()
+        if (Path(model) / "model_index.json").is_file():
+            pipe = MaskedDiffusionPipeline.from_pretrained(model)
+            pipe.model.eval()
+            return pipe
+        return MaskedDiffusionPipeline.from_masked_lm(model)
+    except (ModuleNotFoundError, OSError, ValueError) as error:
+        told = " ".join(str(error).split())[:300]
+        raise refused(
+            f"--model {model} can't be loaded as a masked language model: {told}"
+        ) from None
+
+
+def _drawn(job: _Job, particles: int, name: str) -> "Result":
+    import torch
+
+    from fkdiff.terms.fk_steering import Tilt
+
+    asked, reward = job.request, job.reward
+    terms = []
+    if reward is not None and particles > 1:
+        terms.append(Tilt(reward, asked.scale, draws=asked.draws))
+    job.pipe.set_progress_bar_config(desc=name)
+    return job.pipe(
+        asked.n,
+        asked.length,
+        asked.prompt or None,
+        num_inference_steps=asked.steps,
+        temperature=asked.temperature,
+        order=asked.order,
+        remask=asked.remask,
+        generator=torch.Generator().manual_seed(asked.seed),
+        terms=terms,
+        particles=particles,
+        select="sample",
+    ).steering
+
+
+def _texts(job: _Job, result: "Result") -> list[str]:
+    import torch
+
+    chosen = zip(result.latents, result.selected[:, 0].tolist(), strict=True)
+    return job.pipe.vocabulary.texts(torch.stack([cloud[slot] for cloud, slot in chosen]))
+
+
+def _designs(job: _Job, result: "Result") -> "Designs":
+    import torch
+
+    from fkdiff.sequences.designs import Designs
+    from fkdiff.terms.reward import evaluate
+
+    texts = _texts(job, result)
+    values: dict[str, list[float]] = {}
+    if job.reward is not None:
+        chosen = zip(result.latents, result.selected[:, 0].tolist(), strict=True)
+        tokens = torch.stack([cloud[slot] for cloud, slot in chosen])
+        read = texts if job.reward.inputs == "text" else tokens
+        prompts = [job.request.prompt] * len(texts)
+        values["reward"] = evaluate(job.reward, read, {"prompts": prompts}).tolist()
+    return Designs(texts, values)
+
+
+def _write(job: _Job, result: "Result", plain: "Result | None") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from fkdiff.commands.designing import picture
+    from fkdiff.report.folder import write_file, write_json
+
+    out = job.request.out
+    sets = {"designs": _designs(job, result)}
+    if plain is not None:
+        sets["plain"] = _designs(job, plain)
+    summaries = {name: designs.summary() for name, designs in sets.items()}
+    letters = job.pipe.vocabulary.letters
+    lines = "".join(" ".join(text.split()) + "\n" for text in sets["designs"].sequences)
+    write_file(out, (sets["designs"].fasta() if letters else lines).encode())
+    write_file(out.with_suffix(".csv"), sets["designs"].csv().encode())
+    about = {
+        "settings": {**vars(job.request), "out": out.name},
+        "target": result.target,
+        "summary": summaries,
+        "effective sample size": float(result.ess.mean()),
+        "cost": vars(result.cost),
+    }
+    write_json(out.with_suffix(".json"), about)
+    beside = ".csv and .json"
+    if sets["designs"].properties:
+        write_file(out.with_suffix(".png"), picture(sets))
+        beside = ".csv, .json and .png"
+    table = Table("", *summaries, box=None, pad_edge=False)
+    for row in summaries["designs"]:
+        table.add_row(row, *(f"{summary[row]:g}" for summary in summaries.values()))
+    console = Console()
+    console.print(table)
+    for text in sets["designs"].sequences[:4]:
+        console.print(text, markup=False, highlight=False)
+    console.print(f"target: {result.target}", markup=False, highlight=False)
+    console.print(f"{out}, with {beside} beside it", markup=False, highlight=False)

@@ -1,0 +1,288 @@
+"""What taps of pipelines that draw tokens share.
+
+A scheduler's step draws all rows with one generator, so a copy of the scheduler serves each row
+with the row's own.
+"""
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fkdiff.processes.streams import stream
+from fkdiff.taps.arguments import Expanded
+from fkdiff.taps.coefficients import TapError
+from fkdiff.taps.denoiser import calling, chunked
+from fkdiff.taps.engine import Engine
+from fkdiff.terms.cost import Cost
+from fkdiff.terms.step import Step
+
+__all__ = ["TokenTap", "expand_tokens"]
+
+
+def expand_tokens(
+    pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any], particles: int
+) -> Expanded:
+    """Bind the user's call and repeat its prompts or input tokens `particles` times each.
+
+    Raises:
+        TapError: If the call asks for what can't be steered.
+    """
+    signature = inspect.signature(type(pipe).__call__)
+    bound = signature.bind(pipe, *args, **kwargs)
+    bound.apply_defaults()
+    given = {k: v for k, v in bound.arguments.items() if k not in ("self", "generator")}
+    prompt, messages, ids = (given.get(k) for k in ("prompt", "messages", "input_ids"))
+    if ids is not None:
+        ids = ids[None] if ids.ndim == 1 else ids
+        given["input_ids"] = ids.repeat_interleave(particles, dim=0)
+        if given.get("attention_mask") is not None:
+            mask = given["attention_mask"].reshape(ids.shape)
+            given["attention_mask"] = mask.repeat_interleave(particles, dim=0)
+        return Expanded(given, [""] * len(ids), 1, None)
+    if messages is None and not prompt:
+        raise TapError(f"{type(pipe).__name__} needs a prompt, got {prompt!r}; give prompt='...'")
+    texts = [prompt] if isinstance(prompt, str) else list(prompt or [""])
+    return _repeated(pipe, given, texts, particles)
+
+
+def _repeated(pipe: Any, given: dict[str, Any], texts: list[str], particles: int) -> Expanded:
+    if "use_chat_template" not in given:
+        if given.get("messages") is not None or given.get("image") is not None:
+            raise TapError(
+                f"{type(pipe).__name__} is steered with prompts alone; leave out messages, image"
+            )
+        given["prompt"] = [text for text in texts for _ in range(particles)]
+        return Expanded(given, texts, 1, None)
+    names = (
+        "messages", "input_ids", "attention_mask", "use_chat_template", "add_generation_prompt"
+    )  # fmt: skip
+    asked = {name: given[name] for name in names}
+    prompt = texts[0] if isinstance(given["prompt"], str) else given["prompt"]
+    ids, mask = pipe._prepare_input_ids(prompt=prompt, chat_template_kwargs=None, **asked)
+    given |= {"prompt": None, "messages": None}
+    given["input_ids"] = ids.repeat_interleave(particles, dim=0)
+    given["attention_mask"] = mask.repeat_interleave(particles, dim=0)
+    return Expanded(given, texts, 1, None)
+
+
+@dataclass
+class TokenTap:
+    """Runs a token pipeline's own call with N = P * K rows and hands transitions to an engine.
+
+    Arguments:
+        pipe: The pipeline; restored on exit, on error and on interrupt.
+        expanded: Arguments of the call, defaults included.
+        particles: K.
+        generators: One CPU generator a row.
+        engine: Weighs and resamples.
+        resamples: Whether resampling can fire at all.
+        micro_batch: Rows per network call and reward, None for all.
+        cost: Counts what is spent.
+    """
+
+    pipe: Any
+    expanded: Expanded
+    particles: int
+    generators: Sequence[torch.Generator]
+    engine: Engine
+    resamples: bool
+    micro_batch: int | None
+    cost: Cost
+    replaced: str | None = None
+    _rows: list[Any] = field(default_factory=list, repr=False)
+    _parents: Tensor | None = field(default=None, repr=False)
+    _logits: Tensor | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        call = self.expanded.arguments
+        greedy = call.get("temperature") == 0 or call.get("sampling_method") == "greedy"
+        if "temperature" not in inspect.signature(type(self.pipe.scheduler).step).parameters:
+            greedy = False  # EntropyBoundScheduler anneals a temperature of its own
+        if self.resamples and greedy:
+            raise TapError(
+                "temperature must be positive where resampling can fire: copies would draw the "
+                "same tokens; pass temperature=0.7, or set resample=None"
+            )
+
+    @property
+    def inputs(self) -> str:
+        """What the pipeline yields."""
+        return "text" if self._decoder is not None else "tokens"
+
+    @property
+    def readable(self) -> tuple[str, ...]:
+        """Kinds of samples that rewards may read."""
+        return ("latents", "tokens", "text") if self.inputs == "text" else ("latents", "tokens")
+
+    @property
+    def _decoder(self) -> Any:
+        raise NotImplementedError
+
+    def __call__(self) -> Any:
+        """Make the call; returns the pipeline's own output for all rows."""
+        with ExitStack() as stack:
+            stack.enter_context(self._tapped_scheduler())
+            stack.enter_context(self._tapped_model())
+            call = dict(self.expanded.arguments)
+            # For what the pipeline draws for all rows at once; each row's own draw replaces it.
+            spare = stream(self.engine.seed, "pipeline")
+            return self.pipe(**self._watched(call), generator=spare)
+
+    def _watched(self, call: dict[str, Any]) -> dict[str, Any]:
+        return call
+
+    def decode(self, latents: Tensor, inputs: str, rows: Tensor | None = None) -> Any:
+        """Tokens (n, L) as a reward reads them."""
+        if inputs in ("tokens", "latents"):
+            return latents
+        with self.cost.time("decode"):
+            self.cost.decodes += len(latents)
+            return self._decoder.batch_decode(self._trimmed(latents), skip_special_tokens=True)
+
+    def _trimmed(self, tokens: Tensor) -> list[Tensor]:
+        """Rows up to their first end-of-sequence token, as the pipelines decode them."""
+        given = self.expanded.arguments.get("eos_token_id")
+        eos = self.pipe.eos_token_id if given is None else given
+        ends = [(row == eos).nonzero().flatten() if eos is not None else [] for row in tokens]
+        return [
+            row[: int(end[0]) + 1] if len(end) else row
+            for row, end in zip(tokens, ends, strict=True)
+        ]
+
+    @contextmanager
+    def _tapped_scheduler(self) -> Iterator[None]:
+        """One copy of the scheduler for each row, behind one that calls them all."""
+        original = self.pipe.scheduler
+        front = copy.deepcopy(original)
+        base = type(front)
+
+        def rowwise(name: str) -> Callable[..., Any]:
+            method = getattr(base, name)
+
+            @functools.wraps(method)
+            def call(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+                bound = inspect.signature(method).bind(scheduler, *args, **kwargs)
+                arguments = {k: v for k, v in bound.arguments.items() if k != "self"}
+                return self._stepped(front, method, name, arguments)
+
+            return call
+
+        methods: dict[str, Any] = {
+            name: rowwise(name) for name in ("step", "step_correct") if hasattr(base, name)
+        }
+        front.__class__ = type(base.__name__, (base,), {**methods, "__module__": base.__module__})
+        self.pipe.scheduler = front
+        try:
+            yield
+        finally:
+            self.pipe.scheduler = original
+
+    def _stepped(
+        self, front: Any, method: Callable[..., Any], name: str, arguments: dict[str, Any]
+    ) -> Any:
+        """The scheduler's step for every row with the row's own generator and copy."""
+        if not self._rows:
+            self._rows = [copy.copy(front) for _ in self.generators]
+        arguments["return_dict"] = True
+        out = []
+        for i, (own, generator) in enumerate(zip(self._rows, self.generators, strict=True)):
+            row = {
+                k: arguments[k][i : i + 1] if k in ("model_output", "sample") else v
+                for k, v in arguments.items()
+            }
+            out.append(method(own, **{**row, "generator": generator}))
+        fields = {key: torch.cat([part[key] for part in out]) for key in out[0]}
+        whole = type(out[0])(**fields)
+        if name == "step":
+            self._logits = fields["pred_logits"]
+            self._after(arguments, whole)
+        return whole
+
+    def _after(self, arguments: dict[str, Any], out: Any) -> None:
+        """Sees each step's output, and may edit it."""
+
+    @contextmanager
+    def _tapped_model(self) -> Iterator[None]:
+        """Count and micro-batch the network's calls."""
+        module = self.pipe.model
+        base = type(module)
+        signature = inspect.signature(module.forward)
+
+        def call(own: Any, *args: Any, **kwargs: Any) -> Any:
+            bound = signature.bind(*args, **kwargs)
+            self._before(bound)
+            network = functools.partial(base.__call__, module)
+            rows, size = len(self.generators), self.micro_batch or len(self.generators)
+            with self.cost.time("denoise"):
+                whole = size >= rows
+                out = network(*bound.args, **bound.kwargs) if whole else self._cut(network, bound)
+            self.cost.denoiser_evaluations += rows
+            return out
+
+        with calling(module, call):
+            yield
+
+    def _cut(self, network: Callable[..., Any], bound: inspect.BoundArguments) -> Any:
+        def logits(*args: Any, **kwargs: Any) -> Any:
+            return (network(*args, **kwargs).logits,)
+
+        return SimpleNamespace(logits=chunked(logits, bound, self.micro_batch or 1)[0])
+
+    def _before(self, bound: inspect.BoundArguments) -> None:
+        """May replace what the network is asked."""
+
+    def _probabilities(self) -> Tensor:
+        """Probabilities (N, L, V) that the last step drew from, top-k and top-p apart."""
+        assert self._logits is not None
+        temperature = float(self.expanded.arguments.get("temperature") or 1.0)
+        return (self._logits.float() / temperature).softmax(-1)
+
+    def _transition(
+        self,
+        index: int,
+        total: int,
+        x: Tensor,
+        x_next: Tensor,
+        draw: Callable[[Tensor, Sequence[torch.Generator], int], Tensor],
+    ) -> Tensor | None:
+        """Hand a transition to the engine; rows to continue, None where none moved."""
+        prompts, particles = self.engine.log_w.shape
+        parents = torch.arange(len(x_next)) if self._parents is None else self._parents
+
+        def estimate() -> Tensor:
+            slots = [(row // particles, row % particles) for row in range(len(x_next))]
+            streams = [stream(self.engine.seed, p, k, "estimate", index) for p, k in slots]
+            return draw(torch.arange(len(x_next)), streams, 1)[0]
+
+        rows = self.engine.transition(
+            Step(
+                index=index,
+                total=total,
+                x=x,
+                x_next=x_next,
+                path=None,
+                prompts=prompts,
+                particles=particles,
+                context={"prompts": [t for t in self.expanded.prompts for _ in range(particles)]},
+                log_w=self.engine.log_w,
+                may_resample=self.engine.may_resample(index, total),
+                parents=parents,
+                source=self,
+                estimate=estimate,
+                seed=self.engine.seed,
+                draw=draw,
+            )
+        )
+        self._parents = torch.arange(len(x_next)) if rows is None else rows
+        if rows is not None:
+            # Generators stay with the slots; what a scheduler remembers goes with the particle.
+            self._rows = [copy.copy(self._rows[row]) for row in rows.tolist()]
+        return rows

@@ -1,0 +1,97 @@
+"""Whether the terms of a run on tokens fit together, and the law that they state."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fkdiff.processes.tokens import MaskedPath, UniformPath
+from fkdiff.terms.consistency import check_pool, stated_target
+from fkdiff.terms.correctors import Correct
+from fkdiff.terms.discrete_correctors import DiscreteCorrect
+from fkdiff.terms.fk_steering import Tilt
+from fkdiff.terms.pool import PoolTerm, pool_terms
+from fkdiff.terms.term import Term
+
+__all__ = ["check_tokens", "corrector_of_tokens", "stated_law"]
+
+
+def corrector_of_tokens(terms: Sequence[Term]) -> DiscreteCorrect | None:
+    for term in terms:
+        if isinstance(term, DiscreteCorrect):
+            return term
+        if isinstance(term, Correct):
+            return DiscreteCorrect()
+    return None
+
+
+def check_tokens(
+    named: Mapping[str, Any],
+    path: MaskedPath | UniformPath,
+    terms: Sequence[Term],
+    template: Tensor,
+    texts: Sequence[str],
+    guidance: float,
+    micro_batch: int | None,
+) -> None:
+    if not named:
+        raise ValueError("denoisers must hold at least one function, got none")
+    if guidance != 1 and "uncond" not in named:
+        raise ValueError(
+            f"denoisers must hold 'uncond' for guidance {guidance:g}, got {', '.join(named)}; "
+            f"add it, or set guidance=1"
+        )
+    if template.ndim != 2 or template.dtype != torch.int64 or not template.numel():
+        raise ValueError(
+            f"template must be int64 tokens (P, L) with P and L at least 1, got "
+            f"{template.dtype} {tuple(template.shape)}; -1 marks what is to be drawn"
+        )
+    if not (template < 0).any(1).all():
+        raise ValueError("template must hold -1 in each row, got a row with nothing to draw")
+    if len(texts) != len(template):
+        raise ValueError(f"prompts must be {len(template)}, one a row, got {len(texts)}")
+    if micro_batch is not None and micro_batch < 1:
+        raise ValueError(f"micro_batch must be at least 1, got {micro_batch}")
+    _check_terms(path, terms)
+
+
+def _check_terms(path: MaskedPath | UniformPath, terms: Sequence[Term]) -> None:
+    for term in terms:
+        if not isinstance(term, Tilt | PoolTerm | Correct | DiscreteCorrect):
+            raise ValueError(
+                f"terms must be Tilt, RLGuidance, Product, Anneal or DiscreteCorrect for tokens, "
+                f"got {term!r}"
+            )
+    check_pool(terms, None)
+    correctors = [t for t in terms if isinstance(t, Correct | DiscreteCorrect)]
+    if not correctors:
+        return
+    if len(correctors) > 1:
+        raise ValueError(f"terms must hold one corrector, got {len(correctors)}")
+    if isinstance(correctors[0], Correct) and correctors[0] != Correct():
+        raise ValueError(
+            f"Correct's settings belong to Gaussian paths, got {correctors[0]!r}; "
+            f"take DiscreteCorrect(rate=...)"
+        )
+    if not isinstance(path, MaskedPath) or path.order != "random" or path.remask:
+        raise ValueError(
+            f"a corrector needs a masked path with order 'random' and remask 0, got {path!r}"
+        )
+    for term in terms:
+        if isinstance(term, PoolTerm) and term.scheduled:
+            raise ValueError(f"exponents must be constant in time with a corrector, got {term!r}")
+
+
+def stated_law(terms: Sequence[Term]) -> str:
+    """What law the weighted cloud of tokens stands for, in words.
+
+    >>> stated_law([])
+    'law of the chain that is run'
+    """
+    corrector = corrector_of_tokens(terms)
+    if corrector is None:
+        return stated_target(terms)
+    pool = [t.target for t in pool_terms(terms)]
+    factors = [t.target.removeprefix("law of the chain ") for t in terms if isinstance(t, Tilt)]
+    return "; ".join([f"{corrector.target} (pool: {', '.join(['CFG', *pool])})", *factors])

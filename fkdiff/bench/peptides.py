@@ -26,8 +26,8 @@ __all__ = ["METHODS", "run"]
 METHODS = ("plain", "bon", "stg", "fk", "stg_fk")
 LENGTH = 20
 PARTICLES = 4
-SCALE = 2.0
-GUIDANCE = 2.0
+SCALE = 5.0
+GUIDANCE = 5.0
 
 
 @one_thread()

@@ -1,13 +1,17 @@
 """Success and latency of warm starts against the usual solvers and controls that should fail.
 
-Episodes are paired: every method meets the same seeds, all held out of training. What was run is
-kept under runs/bench-policy as it ends, so an interrupted bench goes on where it stopped; other
-weights, calibrations or settings start anew.
+Episodes are paired: every method meets the same seeds, all held out of training. Blocks of
+episodes are kept as they end, so an interrupted bench goes on where it stopped; other weights,
+calibrations or code start anew.
+
+Controls: `hold` denoises nothing, `ddim1` has no guess. `wrong_chunk` starts from another
+environment's chunk and tells how much the guess matters: the automatic K' is chosen so that the
+guess's errors are forgotten, wrong guesses of the same size included, so that it does as well as
+`rti_auto` wherever the observation decides the chunk.
 """
 
 import hashlib
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from tqdm import tqdm
 
 from fkdiff import zoo
 from fkdiff.bench.latency import decision_times
+from fkdiff.bench.progress import Kept
 from fkdiff.policy import methods
 from fkdiff.policy.calibration import Calibration
 from fkdiff.policy.intervals import paired_difference, wilson
@@ -28,8 +33,9 @@ from fkdiff.policy.tasks import TASKS
 
 __all__ = ["FULL", "QUICK", "Plan", "run"]
 
-FOLDER = Path("runs") / "bench-policy"
 FIRST_SEED = 1000
+BLOCK = 25
+"""Episodes that run side by side, and are kept together."""
 BASELINES = ("ddpm100", "ddim10", "ddim4")
 PAIRS = (("rti_auto", "ddpm100"), ("rti_auto", "ddim10"))
 
@@ -58,7 +64,7 @@ class Plan:
         (4, True),
         (8, True),
     )
-    rest_methods: tuple[str, ...] = ("ddpm100", "ddim10", "rti_auto", "hold")
+    rest_methods: tuple[str, ...] = ("ddpm100", "ddim10", "rti_auto", "ddim1", "hold")
     methods: tuple[str, ...] = tuple(METHODS)
     tasks: tuple[str, ...] = TASKS
 
@@ -78,7 +84,13 @@ class _Cell:
     @property
     def key(self) -> str:
         push = "-push" if self.push else ""
-        return f"{self.method}-{self.task}-{self.replan}{push}-{self.episodes}"
+        return f"{self.method}-{self.task}-{self.replan}{push}"
+
+    def blocks(self) -> Iterator[range]:
+        """Seeds, a block at a time."""
+        end = FIRST_SEED + self.episodes
+        for first in range(FIRST_SEED, end, BLOCK):
+            yield range(first, min(first + BLOCK, end))
 
 
 def run(quick: bool = False, seed: int = 0, plan: Plan | None = None) -> dict[str, Any]:
@@ -94,32 +106,37 @@ def run(quick: bool = False, seed: int = 0, plan: Plan | None = None) -> dict[st
         95% interval), `nfe`, `cold`, `latency_ms` (median), `latency_p95_ms`, `speedup` (of
         rti_auto), `difference` (paired, with interval), `set_ups` (the rest) and `plan`.
     """
-    plan = plan or (QUICK if quick else FULL)
-    bench = _Bench(plan, seed, FOLDER / f"{'quick' if quick else 'full'}-{seed}-{_digest()}")
-    return bench.run()
+    kept = Kept("policy", {"seed": seed, "digest": _digest()}, keep=not quick)
+    return _Bench(plan or (QUICK if quick else FULL), seed, kept).run()
 
 
 @dataclass
 class _Bench:
     plan: Plan
     seed: int
-    folder: Path
+    kept: Kept
 
     def __post_init__(self) -> None:
         self.pipeline = WarmStartPolicyPipeline.from_pretrained(zoo.path("metaworld"))
         self.levels = replace(Levels.of(self.pipeline.scheduler), eta=0.0)
-        self.folder.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> dict[str, Any]:
         found: dict[_Cell, list[dict[str, Any]]] = {}
         cells = list(self._cells())
-        rollouts = {task: Rollouts(task) for task in self.plan.tasks}
+        rollouts = {task: Rollouts(task, BLOCK) for task in self.plan.tasks}
         bar = tqdm(total=sum(cell.episodes for cell in cells), unit="episode", mininterval=5)
         with bar:
             for cell in cells:
                 bar.set_description(f"{cell.method} {cell.task}")
-                found[cell] = self._cell(cell, rollouts[cell.task])
-                bar.update(cell.episodes)
+                found[cell] = []
+                for block in cell.blocks():
+                    found[cell] += self.kept.part(
+                        f"{cell.key}-{block[0]}-{len(block)}",
+                        lambda cell=cell, block=block: self._rows(
+                            cell, block, rollouts[cell.task]
+                        ),
+                    )
+                    bar.update(len(block))
         return {**_summary(found), **self._latency(), "plan": vars(self.plan)}
 
     def _cells(self) -> Iterator[_Cell]:
@@ -131,25 +148,18 @@ class _Bench:
                 for task in self.plan.tasks:
                     yield _Cell(method, task, replan, push, self.plan.rest)
 
-    def _cell(self, cell: _Cell, rollouts: Rollouts) -> list[dict[str, Any]]:
-        file = self.folder / f"{cell.key}.json"
-        if file.exists():
-            return json.loads(file.read_text())
-        seeds = range(FIRST_SEED, FIRST_SEED + cell.episodes)
-        controller = self._method(cell.method, cell.replan)
+    def _rows(self, cell: _Cell, seeds: Sequence[int], rollouts: Rollouts) -> list[dict[str, Any]]:
+        # Noise of its own for each block, so that it doesn't matter which others were run.
+        controller = self._method(cell.method, cell.replan, self.seed + seeds[0])
         rolled = rollouts.run(controller, seeds, cell.replan, cell.push)
-        rows = sorted((_row(episode) for episode in rolled), key=lambda row: row["seed"])
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(rows))
-        part.replace(file)
-        return rows
+        return sorted((_row(episode) for episode in rolled), key=lambda row: row["seed"])
 
-    def _method(self, name: str, replan: int = 1) -> Controller:
+    def _method(self, name: str, replan: int = 1, seed: int = 0) -> Controller:
         net: Any = self.pipeline.denoiser
         file = "calibration.json" if replan == 1 else f"calibration_{replan}.json"
         calibration = Calibration.load(zoo.path("metaworld") / file)
         shape = self.pipeline.sampler.shape
-        return make_method(name, net, self.levels, shape, calibration, self.seed)
+        return make_method(name, net, self.levels, shape, calibration, seed)
 
     def _latency(self) -> dict[str, Any]:
         seen = []

@@ -22,7 +22,7 @@ app = typer.Typer(
 
 _TASK = "pick-place-v3, push-v3, drawer-open-v3 or assembly-v3."
 _METHOD = (
-    "ddpm100, ddim10, ddim4, ddim2, rti_paper, rti_auto, or a control: hold, wrong_chunk. May be "
+    "ddpm100, ddim10, ddim4, ddim2, ddim1, rti_paper, rti_auto, hold, wrong_chunk. May be "
     "repeated; the first is compared with each other on the same episodes."
 )
 _CALIBRATION = "A file of `fkdiff policy calibrate`; by default the model's own for --replan."

@@ -10,13 +10,17 @@ with
 $$\sqrt{\mathrm{mean}\, \left(e \sum_{j=1}^n C(K', s)^j\right)^2} \le \mathrm{tolerance},$$
 
 C for the levels and the solver of the warm decision, times $\alpha_{K'}$ for a noised guess. With
-the first power alone, K' comes out far too small: the policy hardly looks at what it sees.
+the first power alone, K' comes out far too small: the policy hardly looks at what it sees. The
+tolerance is a tenth of the policy's own spread. What remains then adds a hundredth to the mean
+square deviation of actions, and guesses ten times worse than those of the calibration, such as
+after a disturbance that no jump announces, still end within the spread.
 """
 
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +36,10 @@ from fkdiff.processes.streams import slot_generators
 
 __all__ = ["Calibration", "Choice", "Recording", "calibrate"]
 
+SHARE = 0.1
+"""Bearable remaining error, in units of the policy's own spread."""
 MARGIN = 1.5
-"""Limits for jumps and errors are this many times the largest of the calibration's quantile."""
+"""Limits for jumps and errors are this many times the quantile of ordinary running."""
 QUANTILE = 0.99
 
 
@@ -80,8 +86,7 @@ class Calibration:
         error: Error of the guess of each, in the same order.
         executed: Actions executed between decisions.
         horizon: H, actions in a chunk.
-        observation_scale: Root mean square change of each number of the observation, shape (O,).
-        changes: Changes of the observation, one a decision, in that unit.
+        observation_scale: Quantile of the changes of each number of the observation, shape (O,).
         distances: Distance of each new chunk from its guess, over the executed actions.
     """
 
@@ -90,13 +95,12 @@ class Calibration:
     executed: int
     horizon: int
     observation_scale: tuple[float, ...]
-    changes: tuple[float, ...]
     distances: tuple[float, ...]
 
     @property
     def tolerance(self) -> float:
-        """The policy's own spread, root mean square: a smaller error is lost in it."""
-        return _rms(self.spread)
+        """A tenth of the policy's own spread, root mean square: less is lost in it."""
+        return SHARE * _rms(self.spread)
 
     @property
     def guess_error(self) -> float:
@@ -110,8 +114,8 @@ class Calibration:
 
     @property
     def jump(self) -> float:
-        """A change of the observation that hardly occurs in ordinary running."""
-        return MARGIN * _quantile(self.changes)
+        """A change of a number, in units of its scale, that hardly occurs in ordinary running."""
+        return MARGIN
 
     @property
     def max_error(self) -> float:
@@ -119,9 +123,15 @@ class Calibration:
         return MARGIN * _quantile(self.distances)
 
     def change(self, before: Tensor, after: Tensor) -> Tensor:
-        """Size of changes of observations (n, O), in units of the usual change, shape (n,)."""
-        scale = torch.tensor(self.observation_scale, dtype=before.dtype, device=before.device)
-        return ((after - before) / scale).square().mean(1).sqrt().cpu()
+        """Largest change of a number, in units of its own usual one, shape (n,).
+
+        An average over all numbers would hide an object that moves while the rest goes on.
+        """
+        return ((after - before) / self._scale.to(before)).abs().amax(1)
+
+    @cached_property
+    def _scale(self) -> Tensor:
+        return torch.tensor(self.observation_scale)
 
     def remaining(self, levels: Levels, start: int, warm: WarmStart) -> float:
         """Predicted error of an executed action in a warm loop from K' = start."""
@@ -212,7 +222,7 @@ def calibrate(
     samples = _samples(denoiser, levels, seen[kept], guesses[kept], draws, evaluations, seed)
     samples = samples[:, :, :executed]
     spread, error = samples.std(1), guesses[kept, :executed] - samples.mean(1)
-    scale = change.square().mean(0).sqrt()
+    scale = change.abs().quantile(QUANTILE, dim=0)
     scale = scale.clamp(min=max(float(scale.max()) * 1e-2, 1e-12))
     return Calibration(
         spread=_rounded(spread),
@@ -220,7 +230,6 @@ def calibrate(
         executed=executed,
         horizon=new.shape[1],
         observation_scale=_rounded(scale),
-        changes=_rounded((change / scale).square().mean(1).sqrt()),
         distances=_rounded((new - guesses)[:, :executed].square().mean((1, 2)).sqrt()),
     )
 

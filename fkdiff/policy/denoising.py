@@ -27,8 +27,7 @@ def estimate(
     Raises:
         ValueError: If the denoiser returns another shape.
     """
-    step = torch.full((len(x),), t, device=x.device)
-    output = denoiser(x, step.long() if isinstance(t, int) else step, observation)
+    output = denoiser(x, torch.full((len(x),), t, device=x.device), observation)
     if output.shape != x.shape:
         raise ValueError(
             f"denoiser must return the shape of its chunks, {tuple(x.shape)}, "
@@ -58,6 +57,9 @@ def denoise(
     """
     for t, path in zip(plan.timesteps, plan.path, strict=True):
         x0 = estimate(denoiser, levels, x, t, path, observation)
+        if path.sigma_next == 0:  # what the step comes to, without its arithmetic
+            x = path.alpha_next * x0
+            continue
         kernel = sde_step(x, x0, path, plan.eta)
         x = kernel.mean + kernel.std * noise(x) if kernel.std else kernel.mean
     return x

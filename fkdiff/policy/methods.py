@@ -23,11 +23,15 @@ METHODS = {
     "ddim10": "DDIM in 10 evaluations, from noise",
     "ddim4": "DDIM in 4 evaluations, from noise",
     "ddim2": "DDIM in 2 evaluations, from noise",
+    "ddim1": "control: one evaluation from noise, what a warm decision costs without a guess",
     "rti_paper": f"clean guess, levels {list(PUBLISHED)}, each step one level down, as published",
     "rti_auto": "guess noised to the automatic K', one evaluation, cold after a jump",
     "hold": "control: the old chunk moved on, nothing denoised",
-    "wrong_chunk": "control: the guess of another environment, never cold",
+    "wrong_chunk": "the guess of another environment, never cold: how much the guess matters",
 }
+
+# `wrong_chunk` isn't bound to fail: C(K') doesn't ask whose guess it is, and at an automatic K'
+# there is as much noise as signal. It says how much the guess matters; `ddim1` has none.
 
 
 class Controller(Protocol):
@@ -109,8 +113,8 @@ class _Hold(_Control):
         self, observation: Tensor, env_ids: Sequence[int] | None = None, executed: int = 1
     ) -> Decision:
         ids = list(range(len(observation))) if env_ids is None else list(env_ids)
-        known = self.sampler.memory.known(ids)
-        new = [row for row, knows in enumerate(known.tolist()) if not knows]
+        known = torch.tensor(self.sampler.memory.known(ids))
+        new = (~known).nonzero()[:, 0].tolist()
         if new:
             self.sampler.decide(observation[new], [ids[row] for row in new], executed)
         chunks = self.sampler.memory.chunks(ids)
@@ -128,7 +132,7 @@ class _WrongChunk(_Control):
     ) -> Decision:
         ids = list(range(len(observation))) if env_ids is None else list(env_ids)
         memory = self.sampler.memory
-        kept = [env for env, knows in zip(ids, memory.known(ids).tolist(), strict=True) if knows]
+        kept = [env for env, knows in zip(ids, memory.known(ids), strict=True) if knows]
         if kept:
             memory.keep(kept, memory.chunks(kept).roll(1, 0), memory.observations(kept))
         return self.sampler.decide(observation, ids, executed)

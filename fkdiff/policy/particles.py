@@ -101,9 +101,9 @@ class SteeredPolicy:
             ValueError: If an argument is out of range; nothing is changed then.
         """
         observation, ids, bad = self.sampler.check(observation, env_ids, executed)
-        if bool(bad.any()):
+        if any(bad):
             raise ValueError("observation must be finite to steer; particles can't be held")
-        cold = ~self.memory.known(ids) | self.sampler.is_cold
+        cold = torch.tensor([not k or self.sampler.is_cold for k in self.memory.known(ids)])
         shape = (len(ids), self.particles, *self.sampler.shape)
         chunks, chosen = observation.new_zeros(shape), torch.zeros(len(ids), dtype=torch.int64)
         records = []

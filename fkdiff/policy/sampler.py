@@ -1,5 +1,6 @@
 """Decisions: chunks of actions for observations, cold from noise or warm from the last chunk."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -137,21 +138,26 @@ class ChunkSampler:
         """
         observation, ids, bad = self.check(observation, env_ids, executed)
         known = self.memory.known(ids)
-        if bool((bad & ~known).any()):
+        lost = [env for env, b, k in zip(ids, bad, known, strict=True) if b and not k]
+        if lost:
             raise ValueError(
-                f"observation must be finite, got {_named(bad, ids)}; no chunk to hold there yet"
+                f"observation must be finite, got {_named(lost)}; no chunk to hold there yet"
             )
         guess = self._guess(ids, known, executed)
-        cold = (~known | self._jumped(observation, ids, known) | self.is_cold) & ~bad
-        chunks, evaluations = guess.clone(), torch.zeros(len(ids), dtype=torch.int64)
-        warm = ~cold & ~bad
-        self._run_warm(warm, chunks, observation, ids, evaluations)
-        if self.warm is not None and self.warm.max_error is not None:
-            cold |= warm & (self._distance(chunks, guess, max(executed, 1)) > self.warm.max_error)
-        self._run_cold(cold, chunks, observation, ids, evaluations)
-        seen = self._last_seen(observation, ids, bad)
-        self.memory.keep(ids, chunks, seen)
-        return Decision(self.executed_units(chunks), chunks, cold, bad, evaluations)
+        fresh = self._jumped(observation, ids, known)
+        cold = [not b and (f or self.is_cold) for b, f in zip(bad, fresh, strict=True)]
+        warm = [row for row, b in enumerate(bad) if not b and not cold[row]]
+        chunks = self._run(self.warm_plan, warm, self._begin_warm, guess, observation, ids)
+        for row in self._far(warm, chunks, guess, max(executed, 1)):
+            cold[row] = True
+        again = [row for row, is_cold in enumerate(cold) if is_cold]
+        chunks = self._run(self.cold_plan, again, self.noise, chunks, observation, ids)
+        self.memory.keep(ids, chunks, self._last_seen(observation, ids, bad))
+        count = [len(self.cold_plan) * is_cold for is_cold in cold]
+        for row in warm:
+            count[row] += len(self.warm_plan)
+        told = torch.tensor([cold, bad, count])
+        return Decision(self.executed_units(chunks), chunks, told[0] > 0, told[1] > 0, told[2])
 
     def noise(self, ids: Sequence[int], like: Tensor) -> Tensor:
         """Standard normal noise like `like` (n, *), a row from each environment's stream."""
@@ -167,8 +173,8 @@ class ChunkSampler:
 
     def check(
         self, observation: Tensor, env_ids: Sequence[int] | None, executed: int
-    ) -> tuple[Tensor, list[int], Tensor]:
-        """The observation, environment numbers, and which rows aren't finite, shape (n,), bool.
+    ) -> tuple[Tensor, list[int], list[bool]]:
+        """The observation, environment numbers, and which rows aren't finite.
 
         Raises:
             ValueError: If an argument is out of range.
@@ -191,95 +197,96 @@ class ChunkSampler:
                 f"executed must be in [0, {self.shape[0]}], the chunk's horizon, got {executed}; "
                 "decide more often, or train a longer horizon"
             )
-        bad = ~observation.isfinite().all(1).cpu()
-        if bool(bad.any()) and (self.warm is None or self.warm.on_bad == "refuse"):
+        finite = observation.isfinite()
+        bad = [False] * len(ids) if bool(finite.all()) else (~finite.all(1)).tolist()
+        if any(bad) and (self.warm is None or self.warm.on_bad == "refuse"):
+            named = _named([env for env, is_bad in zip(ids, bad, strict=True) if is_bad])
             raise ValueError(
-                f"observation must be finite, got {_named(bad, ids)}; check the sensor, or go on "
+                f"observation must be finite, got {named}; check the sensor, or go on "
                 "with the last chunk: WarmStart(on_bad='hold')"
             )
         self.observation_size = size
         return observation, ids, bad
 
-    def _guess(self, ids: list[int], known: Tensor, executed: int) -> Tensor:
-        """Shifted chunks where there are any, zeros elsewhere."""
-        guess = torch.zeros(len(ids), *self.shape)
-        if bool(known.any()):
-            kept = [env for env, knows in zip(ids, known.tolist(), strict=True) if knows]
-            chunks = self.memory.chunks(kept)
-            fill = "repeat" if self.warm is None else self.warm.fill
-            noise = self.noise(kept, chunks) if fill == "noise" else None
-            guess = guess.to(chunks)
-            guess[known.to(chunks.device)] = shifted(chunks, executed, fill, noise)
+    def _guess(self, ids: list[int], known: list[bool], executed: int) -> Tensor:
+        """Shifted chunks where there are any, zeros elsewhere, shape (n, H, D)."""
+        kept = [row for row, knows in enumerate(known) if knows]
+        if not kept:
+            return torch.zeros(len(ids), *self.shape)
+        own = [ids[row] for row in kept]
+        chunks = self.memory.chunks(own)
+        fill = "repeat" if self.warm is None else self.warm.fill
+        moved = shifted(
+            chunks, executed, fill, self.noise(own, chunks) if fill == "noise" else None
+        )
+        if len(kept) == len(ids):
+            return moved
+        guess = moved.new_zeros(len(ids), *self.shape)
+        guess[kept] = moved
         return guess
 
-    def _jumped(self, observation: Tensor, ids: list[int], known: Tensor) -> Tensor:
-        jumped = torch.zeros(len(ids), dtype=torch.bool)
-        if self.warm is None or self.warm.jump is None or not bool(known.any()):
+    def _jumped(self, observation: Tensor, ids: list[int], known: list[bool]) -> list[bool]:
+        """Which environments are new, or see what their last chunk can't have foreseen."""
+        kept = [row for row, knows in enumerate(known) if knows]
+        jumped = [not knows for knows in known]
+        if self.warm is None or self.warm.jump is None or not kept:
             return jumped
         assert self.calibration is not None
-        kept = [env for env, knows in zip(ids, known.tolist(), strict=True) if knows]
-        change = self.calibration.change(
-            self.memory.observations(kept), observation[known.to(observation.device)]
-        )
-        jumped[known] = change > self.warm.jump
+        before = self.memory.observations([ids[row] for row in kept])
+        after = observation if len(kept) == len(ids) else observation[kept]
+        change = self.calibration.change(before, after).tolist()
+        for row, size in zip(kept, change, strict=True):
+            jumped[row] = size > self.warm.jump
         return jumped
 
-    def _run_warm(
-        self, rows: Tensor, chunks: Tensor, observation: Tensor, ids: list[int], count: Tensor
-    ) -> None:
-        if self.warm is None:
-            return
+    def _begin_warm(self, ids: list[int], guess: Tensor) -> Tensor:
+        assert self.warm is not None
         warm, first = self.warm, self.warm_plan.path[0]
-
-        def begin(own: list[int], guess: Tensor) -> Tensor:
-            noise = self.noise(own, guess) if warm.noise not in ("none", 0) else None
-            return warm.start_from(guess, first.alpha, first.sigma, noise)
-
-        self._run(self.warm_plan, rows, begin, chunks, observation, ids, count)
-
-    def _run_cold(
-        self, rows: Tensor, chunks: Tensor, observation: Tensor, ids: list[int], count: Tensor
-    ) -> None:
-        self._run(self.cold_plan, rows, self.noise, chunks, observation, ids, count)
+        noise = self.noise(ids, guess) if warm.noise not in ("none", 0) else None
+        return warm.start_from(guess, first.alpha, first.sigma, noise)
 
     def _run(
         self,
         plan: Plan,
-        rows: Tensor,
+        rows: list[int],
         begin: Callable[[list[int], Tensor], Tensor],
         chunks: Tensor,
         observation: Tensor,
         ids: list[int],
-        count: Tensor,
-    ) -> None:
-        """Denoise some rows of `chunks` in place and count their evaluations."""
-        if not bool(rows.any()):
-            return
-        everyone = bool(rows.all())
-        at = rows.to(chunks.device)
-        own = ids if everyone else [env for env, on in zip(ids, rows.tolist(), strict=True) if on]
-        seen = observation if everyone else observation[rows.to(observation.device)]
-        x = begin(own, chunks if everyone else chunks[at])
-        x = x.to(seen.device)
+    ) -> Tensor:
+        """`chunks` with those in `rows` begun anew from theirs and denoised."""
+        if not rows:
+            return chunks
+        everyone = len(rows) == len(ids)
+        own = ids if everyone else [ids[row] for row in rows]
+        seen = observation if everyone else observation[rows]
+        x = begin(own, chunks if everyone else chunks[rows]).to(seen.device)
         clean = denoise(
             self.denoiser, self.levels, plan, x, seen, lambda like: self.noise(own, like)
-        )
-        chunks[at] = clean.to(chunks)
-        count[rows] += len(plan)
+        ).to(chunks)
+        if everyone:
+            return clean
+        chunks = chunks.clone()
+        chunks[rows] = clean
+        return chunks
 
-    def _distance(self, chunks: Tensor, guess: Tensor, executed: int) -> Tensor:
+    def _far(self, rows: list[int], chunks: Tensor, guess: Tensor, executed: int) -> list[int]:
+        """Which of `rows` were denoised to somewhere far from their guess."""
+        if self.warm is None or self.warm.max_error is None or not rows:
+            return []
         change = (chunks - guess)[:, :executed]
-        return change.square().mean((1, 2)).sqrt().cpu()
+        limit = self.warm.max_error * math.sqrt(change[0].numel())
+        size = torch.linalg.vector_norm(change, dim=(1, 2)).tolist()
+        return [row for row in rows if size[row] > limit]
 
-    def _last_seen(self, observation: Tensor, ids: list[int], bad: Tensor) -> Tensor:
-        if not bool(bad.any()):
+    def _last_seen(self, observation: Tensor, ids: list[int], bad: list[bool]) -> Tensor:
+        if not any(bad):
             return observation
+        rows = [row for row, is_bad in enumerate(bad) if is_bad]
         seen = observation.clone()
-        held = [env for env, is_bad in zip(ids, bad.tolist(), strict=True) if is_bad]
-        seen[bad.to(seen.device)] = self.memory.observations(held)
+        seen[rows] = self.memory.observations([ids[row] for row in rows]).to(seen)
         return seen
 
 
-def _named(bad: Tensor, ids: list[int]) -> str:
-    names = [str(env) for env, is_bad in zip(ids, bad.tolist(), strict=True) if is_bad]
-    return f"NaN or infinity for environments {', '.join(names[:8])}"
+def _named(envs: list[int]) -> str:
+    return f"NaN or infinity for environments {', '.join(str(env) for env in envs[:8])}"

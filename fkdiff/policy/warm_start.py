@@ -42,9 +42,9 @@ class WarmStart:
         fill: What follows the shifted chunk: its last action, a line through its last two
             ("extrapolate"), or standard normal noise.
         tolerance: Bearable remaining error of an action (root mean square), for "auto"; None for
-            the policy's own spread in the calibration.
-        jump: Change of the observation from which a decision is cold, in units of the usual
-            change (`observation_scale`); None for never.
+            a tenth of the policy's own spread in the calibration.
+        jump: Change of a number of the observation from which a decision is cold, in units of its
+            usual change (`observation_scale`); None for never.
         max_error: Distance (root mean square) of a warm decision's executed actions from its guess
             from which the decision is taken anew, cold; None for never.
         discrete: Dimensions with two values.
@@ -164,7 +164,7 @@ class ChunkMemory:
         >>> memory = ChunkMemory()
         >>> memory.keep([7], torch.zeros(1, 4, 2), torch.zeros(1, 3))
         >>> memory.reset([7])
-        >>> memory.known([7, 8]).tolist()
+        >>> memory.known([7, 8])
         [False, False]
     """
 
@@ -177,9 +177,9 @@ class ChunkMemory:
             self._chunks.pop(env, None)
             self._observations.pop(env, None)
 
-    def known(self, env_ids: list[int]) -> Tensor:
-        """Which environments have a chunk, shape (n,), bool."""
-        return torch.tensor([env in self._chunks for env in env_ids], dtype=torch.bool)
+    def known(self, env_ids: list[int]) -> list[bool]:
+        """Which environments have a chunk."""
+        return [env in self._chunks for env in env_ids]
 
     def keep(self, env_ids: list[int], chunks: Tensor, observations: Tensor) -> None:
         """Remember chunks (n, *, H, D) and observations (n, O)."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fkdiff.sequences.denoiser import SimplexDenoiser
     from fkdiff.sequences.fasta import FastaError, read_fasta
     from fkdiff.sequences.guidance import StraightThrough, straight_through
-    from fkdiff.sequences.guides import ConvGuide, Hemolysis, load_guides
+    from fkdiff.sequences.guides import ConvGuide, DescriptorGuide, Hemolysis, load_guides
     from fkdiff.sequences.losses import flow_matching_loss, score_matching_loss
     from fkdiff.sequences.motifs import Motif, read_jaspar
     from fkdiff.sequences.pipeline import GumbelFlowPipeline
@@ -24,6 +24,7 @@ _HOMES = {
     "FastaError": "fasta",
     "GumbelFlowPipeline": "pipeline",
     "GumbelFlowScheduler": "scheduler",
+    "DescriptorGuide": "guides",
     "Hemolysis": "guides",
     "Motif": "motifs",
     "SimplexDenoiser": "denoiser",
@@ -46,6 +47,7 @@ __all__ = [
     "FastaError",
     "GumbelFlowPipeline",
     "GumbelFlowScheduler",
+    "DescriptorGuide",
     "Hemolysis",
     "Motif",
     "SimplexDenoiser",

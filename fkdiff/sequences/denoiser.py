@@ -26,7 +26,8 @@ class SimplexDenoiser(ModelMixin, ConfigMixin):
 
     and the likelihood is a closed form (`log_likelihood`), for every schedule. The network gets
     $\mathrm{softmax}(\ell(z_l))$, a sufficient statistic, and learns the logarithm of the second
-    factor alone; the logits that it returns are the sum.
+    factor alone, as a table of each place's letters plus what a transformer reads in the others;
+    the logits that it returns are the sum. Where places are independent the table is exact.
 
     Arguments:
         alphabet: Its K letters.
@@ -78,11 +79,30 @@ class SimplexDenoiser(ModelMixin, ConfigMixin):
         self.blocks = nn.ModuleList(_Block(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.write = nn.Linear(width, k)
+        self.letters = nn.Parameter(torch.zeros(max_length, k))
         for table in (self.from_start, self.from_end, self.label):
             nn.init.normal_(table.weight, std=0.02)
         for linear in (self.modulate, self.write):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
+
+    @torch.no_grad()
+    def count(self, tokens: Tensor) -> None:
+        """Start the table from the shares of the letters at each place of known sequences.
+
+        Arguments:
+            tokens: Shape (n, L), int64, -1 at padding.
+
+        Example:
+            >>> net = SimplexDenoiser("AB", max_length=1, width=8, layers=1, heads=1)
+            >>> net.count(torch.tensor([[0], [0], [0], [1]]))
+            >>> net.letters.detach().softmax(-1)
+            tensor([[0.7000, 0.3000]])
+        """
+        k = self.letters.shape[1]
+        for place, column in enumerate(tokens.unbind(1)):
+            seen = torch.bincount(column[column >= 0], minlength=k) + 0.5
+            self.letters[place] = (seen / seen.mean()).log()
 
     @property
     def alphabet(self) -> Alphabet:
@@ -137,7 +157,7 @@ class SimplexDenoiser(ModelMixin, ConfigMixin):
         keys = mask[:, None, None]
         for block in self.blocks:
             h = block(h, shifts, keys)
-        return evidence + self.write(self.norm(h))
+        return evidence + self.letters[:length] + self.write(self.norm(h))
 
 
 class _Block(nn.Module):

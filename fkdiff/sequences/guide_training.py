@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fkdiff.sequences.alphabet import one_hot, padded
-from fkdiff.sequences.guides import ConvGuide
+from fkdiff.sequences.guides import ConvGuide, DescriptorGuide
 from fkdiff.zoo.loop import Draws, Fit, Trainer
 
 __all__ = ["accuracy", "fit_guide"]
 
 
 def fit_guide(
-    guide: ConvGuide,
+    guide: ConvGuide | DescriptorGuide,
     positives: Sequence[Tensor],
     negatives: Sequence[Tensor],
     fit: Fit,

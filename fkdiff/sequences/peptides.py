@@ -20,7 +20,7 @@ from fkdiff.processes.simplex import GumbelPath
 from fkdiff.sequences.alphabet import Alphabet, one_hot, padded
 from fkdiff.sequences.denoiser import SimplexDenoiser
 from fkdiff.sequences.guide_training import accuracy, fit_guide
-from fkdiff.sequences.guides import ConvGuide, Hemolysis, save_guide
+from fkdiff.sequences.guides import DescriptorGuide, Hemolysis, save_guide
 from fkdiff.sequences.pipeline import GumbelFlowPipeline
 from fkdiff.sequences.scheduler import GumbelFlowScheduler
 from fkdiff.sequences.training import Sequences, fit_flow
@@ -115,7 +115,8 @@ def guides() -> dict[str, float]:
     known, other = of("AMP", False), of("UniProt", False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(GUIDE.seed)
-        amp = ConvGuide(alphabet.letters)
+        amp = DescriptorGuide(alphabet.letters)
+    amp.standardise(one_hot(padded(known + other), len(alphabet)))
     fit_guide(amp, known, other, GUIDE, FOLDER / "amp")
     hemolytic = Hemolysis(alphabet.letters)
     features = hemolytic.features(one_hot(padded(known), len(alphabet)))
@@ -164,9 +165,9 @@ CARD = {
     "kind": "sequence flow",
     "summary": "peptides of 7 to 50 residues (GumbelFlowPipeline), guides amp and hemolytic",
     "about": "Gumbel-softmax flow on antimicrobial peptides and on peptides of UniProt, half and "
-    "half, so that the base rate leaves room. `amp` is a small convolutional classifier of the "
-    "two classes; `hemolytic` is a rule of thumb (hydrophobic moment, hydrophobicity, charge), "
-    "fitted to no hemolysis data.",
+    "half, so that the base rate leaves room. `amp` is a small classifier of the two classes by "
+    "descriptors of the whole sequence; `hemolytic` is a rule of thumb (hydrophobic moment, "
+    "hydrophobicity, charge), fitted to no hemolysis data.",
     "licence": "weights Apache-2.0; data from modlamp 4.3.3 (BSD-3-Clause)",
     "data": {
         "set": "AMPvsUniProt of modlamp: 7 to 50 residues, doubles and peptides of both classes "

@@ -105,6 +105,7 @@ def fit_flow(
             torch.manual_seed(int(draws.rng.integers(2**62)))
             return LOSSES[loss](net, path, tokens, t, uniform, labels)
 
+    net.count(padded([data.tokens[i] for i in train]))
     trainer = Trainer(nn.ModuleDict({"denoiser": net}), step_loss, fit, folder)
     if resume:
         trainer.resume()

@@ -219,7 +219,6 @@ def calibrated(**changes) -> Calibration:
         "executed": 1,
         "horizon": 1,
         "observation_scale": (0.1, 0.1),
-        "changes": (1.0, 1.0),
         "distances": (0.2, 0.2),
     }
     return Calibration(**(facts | changes))
@@ -229,6 +228,18 @@ def test_cold_after_a_jump_of_the_observation():
     policy = sampler(WarmStart(start=10, jump=3.0), calibration=calibrated())
     policy.decide(obs(0.0, 0.0))
     assert policy.decide(obs(0.1, 0.7)).cold.tolist() == [False, True]
+
+
+def test_a_jump_of_one_number_among_many_is_noticed():
+    """An object that is pushed moves few of the numbers; their average change stays usual."""
+    usual = calibrated(observation_scale=(0.1,) * 43)
+    policy = sampler(WarmStart(start=10, jump=usual.jump), calibration=usual)
+    before = torch.zeros(2, 43)
+    policy.decide(before)
+    after = before + 0.05
+    after[1, 5] = 0.3
+    assert policy.decide(after).cold.tolist() == [False, True]
+    assert ((after - before)[1] / 0.1).square().mean().sqrt() < 1  # what an average would say
 
 
 def test_cold_where_the_guess_was_far_off():

@@ -129,6 +129,28 @@ def test_bad_settings_are_refused(bad, words):
         bad()
 
 
+@pytest.mark.parametrize("counted", [True, False])
+def test_counts_are_the_posterior_of_independent_letters(counted):
+    generator = torch.Generator().manual_seed(0)
+    shares = torch.randn(2, 4, generator=generator).softmax(-1)
+    tokens = torch.multinomial(shares, 100_000, True, generator=generator).T
+    flow, z = tiny(), torch.randn(50, 2, 4, generator=generator)
+    if counted:
+        flow.count(tokens)
+    with torch.no_grad():
+        p = flow(z, 1.0, 1.0, mask=torch.ones(50, 2, dtype=torch.bool)).softmax(-1)
+    exact = (log_likelihood(z, 1.0, 1.0) + shares.log()).softmax(-1)
+    assert torch.allclose(p, exact, atol=0.01) == counted
+
+
+def test_padding_is_not_counted():
+    flow = tiny()
+    flow.count(torch.tensor([[0, -1], [0, -1], [0, 2]]))
+    shares = flow.letters[:2].softmax(-1)
+    assert shares[0].tolist() == pytest.approx([3.5 / 5, 0.1, 0.1, 0.1])
+    assert shares[1].tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 2, 1 / 6])
+
+
 def test_guides_learn_and_keep(tmp_path):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

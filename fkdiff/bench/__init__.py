@@ -15,7 +15,7 @@ __all__ = ["BENCHES", "RESUMABLE", "BenchRefused", "run_bench"]
 BENCHES = {
     "overhead": "time of a steered call over the stock pipeline's, same network and batch",
     "memory": "peak memory of 64 particles in micro-batches of 8 over that of 8",
-    "policy": "success and latency of warm starts against DDPM, DDIM and controls (resumable)",
+    "policy": "success and latency of warm starts against DDPM, DDIM and controls",
     "resampling": "time of each resampling scheme over that of the package `particles`",
     "fk": "pass rates by emoji-judge: plain, best-of-n, importance sampling, FK, its controls",
     "fk_tune": "guidance, scale and window for `fk`, chosen on the prompts `tune` alone",
@@ -32,7 +32,7 @@ BENCHES = {
 }
 
 
-RESUMABLE = frozenset({"compose", "correctors", "fk", "fk_tune", "guidance", "rgba", "rlg"})
+RESUMABLE = frozenset(BENCHES) - {"alpha", "memory", "overhead", "resampling"}
 """Benches that keep their finished runs in a file and go on from it."""
 
 

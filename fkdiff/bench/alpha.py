@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from fkdiff.bench.emoji_arms import fetched_art, summary
-from fkdiff.bench.progress import one_thread
+from fkdiff.bench.one_thread import one_thread
 from fkdiff.rgba import alpha, foreground_colour
 from fkdiff.rgba.ground import blurred
 from fkdiff.zoo.composites import GROUNDS, Composite, composites, load_unseen

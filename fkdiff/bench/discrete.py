@@ -11,13 +11,15 @@ antibodies.
 
 import math
 import statistics
+from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from fkdiff.bench import BenchRefused
-from fkdiff.bench.progress import Kept, one_thread
+from fkdiff.bench.kept import Kept
+from fkdiff.bench.one_thread import one_thread
 from fkdiff.rewards.language_model import Pseudo
 from fkdiff.rewards.protein import ProteinProperty
 from fkdiff.smc import Resample
@@ -36,14 +38,13 @@ PART = 20
 
 
 @one_thread()
-def run(quick: bool = False, seed: int = 0) -> dict[str, Any]:
+def run(quick: bool = False, seed: int = 0, resume: Path | None = None) -> dict[str, Any]:
     """Rates of the attribute, and pseudo-log-likelihoods, of plain and steered fragments.
 
-    Finished parts are kept below `runs/bench`, so that a cut run goes on where it stopped.
-
     Arguments:
-        quick: 80 plain samples in place of 5000, 5 runs an arm in place of 300, nothing kept.
+        quick: 80 plain samples in place of 5000, 5 runs an arm in place of 300.
         seed: Seed of all runs.
+        resume: File of finished parts to go on from and to add to.
 
     Returns:
         `rate.*` and its standard error `rate_se.*`, mean `charge.*`, `pll.*` of plain samples and
@@ -61,7 +62,7 @@ def run(quick: bool = False, seed: int = 0) -> dict[str, Any]:
     except ModuleNotFoundError as error:
         raise BenchRefused(str(error)) from None
     pipe.set_progress_bar_config(disable=True)
-    kept = Kept("discrete", settings, keep=not quick)
+    kept = Kept(resume, settings)
     texts = _plain(pipe, kept, plain, seed)
     charges = ProteinProperty("charge")(texts)
     mean, sd = float(charges.mean()), float(charges.std())

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fkdiff.bench.progress import Kept, one_thread
+from fkdiff.bench.kept import Kept
+from fkdiff.bench.one_thread import one_thread
 from fkdiff.bench.token_laws import TokenLaw
 from fkdiff.processes import MaskedPath
 from fkdiff.smc import Resample
@@ -72,12 +74,13 @@ CASES: Mapping[str, Case] = MappingProxyType(
 
 
 @one_thread()
-def run(quick: bool = False, seed: int = 0) -> dict[str, Any]:
+def run(quick: bool = False, seed: int = 0, resume: Path | None = None) -> dict[str, Any]:
     """Total variation from the enumerated law, case by case.
 
     Arguments:
         quick: 2 seeds and 1000 particles in place of 10 and 4000.
         seed: First seed.
+        resume: File of finished parts to go on from and to add to.
 
     Returns:
         `tv.CASE.{automatic,published,unweighted,floor}` with standard errors under `tv_se`, the
@@ -86,7 +89,7 @@ def run(quick: bool = False, seed: int = 0) -> dict[str, Any]:
     """
     seeds, particles, steps = (2, 1000, 40) if quick else (10, 4000, 40)
     settings = {"seed": seed, "seeds": seeds, "particles": particles, "steps": steps}
-    kept = Kept("discrete_correctors", settings, keep=not quick)
+    kept = Kept(resume, settings)
     results: dict[str, Any] = {n: {} for n in ("tv", "tv_se", "ratio", "z_ratio")}
     for name, case in tqdm(CASES.items(), desc="discrete_correctors", mininterval=5):
         rows = [

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fkdiff.bench.progress import one_thread
+from fkdiff.bench.one_thread import one_thread
 from fkdiff.policy.methods import Controller
 
 __all__ = ["decision_times"]

@@ -6,13 +6,15 @@ of as many particles and draw one by its weight. The reward is `amp - hemolytic`
 guides; macrel judges, and no method sees it.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from fkdiff import zoo
+from fkdiff.bench.kept import Kept
 from fkdiff.bench.macrel_judge import macrel
-from fkdiff.bench.progress import Kept, one_thread
+from fkdiff.bench.one_thread import one_thread
 from fkdiff.sequences.designs import diversity, nearest
 from fkdiff.sequences.fasta import read_fasta
 from fkdiff.sequences.guidance import StraightThrough
@@ -31,12 +33,13 @@ GUIDANCE = 5.0
 
 
 @one_thread()
-def run(quick: bool = False, seed: int = 0) -> dict[str, Any]:
+def run(quick: bool = False, seed: int = 0, resume: Path | None = None) -> dict[str, Any]:
     """Design with each method and judge.
 
     Arguments:
         quick: 24 designs in place of 500, 10 steps in place of 24.
         seed: Seed of all methods.
+        resume: File of finished parts to go on from and to add to.
 
     Returns:
         By method: `amp` and `hemolysis` (shares above .5), `joint` (AMP > .5 and hemolysis < .5),
@@ -49,13 +52,13 @@ def run(quick: bool = False, seed: int = 0) -> dict[str, Any]:
     n, steps = (24, 10) if quick else (500, 24)
     settings = {
         "seed": seed, "n": n, "steps": steps, "length": LENGTH, "particles": PARTICLES,
-        "scale": SCALE, "guidance": GUIDANCE,
+        "scale": SCALE, "guidance": GUIDANCE, "model": zoo.digest("peptides"),
     }  # fmt: skip
     macrel(["GIGKFLHSAKKFGKAFVGEIMNS"])  # missing packages are told before the work
     folder = zoo.path("peptides")
     pipe = GumbelFlowPipeline.from_pretrained(folder, dtype=torch.float32)
     known = [r.sequence for r in read_fasta(folder / "training.fasta", pipe.alphabet)]
-    kept = Kept("peptides", settings, keep=not quick)
+    kept = Kept(resume, settings)
     results: dict[str, Any] = {}
     for method in METHODS:
         drawn = kept.part(method, lambda method=method: _drawn(pipe, method, n, steps, seed))

@@ -1,8 +1,8 @@
 """Success and latency of warm starts against the usual solvers and controls that should fail.
 
 Episodes are paired: every method meets the same seeds, all held out of training. Blocks of
-episodes are kept as they end, so an interrupted bench goes on where it stopped; other weights,
-calibrations or code start anew.
+episodes are kept in the file of `--resume` as they end; other weights, calibrations or code want
+another file.
 
 Controls: `hold` denoises nothing, `ddim1` has no guess. `wrong_chunk` starts from another
 environment's chunk and tells how much the guess matters: the automatic K' is chosen so that the
@@ -20,8 +20,8 @@ import numpy as np
 from tqdm import tqdm
 
 from fkdiff import zoo
+from fkdiff.bench.kept import Kept
 from fkdiff.bench.latency import decision_times
-from fkdiff.bench.progress import Kept
 from fkdiff.policy import methods
 from fkdiff.policy.calibration import Calibration
 from fkdiff.policy.intervals import paired_difference, wilson
@@ -93,12 +93,16 @@ class _Cell:
             yield range(first, min(first + BLOCK, end))
 
 
-def run(quick: bool = False, seed: int = 0, plan: Plan | None = None) -> dict[str, Any]:
+def run(
+    quick: bool = False, seed: int = 0, resume: Path | None = None, plan: Plan | None = None
+) -> dict[str, Any]:
     """Run what hasn't been run yet, and sum up.
 
     Arguments:
         quick: A few episodes of everything, for a minute.
         seed: Seed of all noise; layouts come from seeds of their own, from 1000 on.
+        resume: File of finished blocks of episodes to go on from and to add to; a longer plan goes
+            on from a shorter one.
         plan: Other numbers of episodes.
 
     Returns:
@@ -106,7 +110,7 @@ def run(quick: bool = False, seed: int = 0, plan: Plan | None = None) -> dict[st
         95% interval), `nfe`, `cold`, `latency_ms` (median), `latency_p95_ms`, `speedup` (of
         rti_auto), `difference` (paired, with interval), `set_ups` (the rest) and `plan`.
     """
-    kept = Kept("policy", {"seed": seed, "digest": _digest()}, keep=not quick)
+    kept = Kept(resume, {"seed": seed, "digest": _digest()})
     return _Bench(plan or (QUICK if quick else FULL), seed, kept).run()
 
 

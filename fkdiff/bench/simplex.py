@@ -15,7 +15,8 @@ from typing import Any, get_args
 import torch
 from tqdm import tqdm
 
-from fkdiff.bench.progress import Kept, one_thread
+from fkdiff.bench.kept import Kept
+from fkdiff.bench.one_thread import one_thread
 from fkdiff.processes.simplex import Schedule
 from fkdiff.sequences.denoiser import SimplexDenoiser
 from fkdiff.sequences.losses import flow_matching_loss
@@ -39,12 +40,13 @@ PUBLISHED = {
 
 
 @one_thread()
-def run(quick: bool = False, seed: int = 0) -> dict[str, Any]:
+def run(quick: bool = False, seed: int = 0, resume: Path | None = None) -> dict[str, Any]:
     """Train and sample for each alphabet and schedule.
 
     Arguments:
         quick: Two alphabets, fewer steps and sequences.
         seed: Seed of targets, training and sampling.
+        resume: File of finished parts to go on from and to add to.
 
     Returns:
         Fields `kl.consistent.K*` and `kl.paper.K*`, mean over positions of
@@ -54,7 +56,7 @@ def run(quick: bool = False, seed: int = 0) -> dict[str, Any]:
     n, training, steps = (5120, 40, 16) if quick else (51200, 200, 32)
     sizes = (20, 160) if quick else SIZES
     settings = {"seed": seed, "n": n, "training": training, "steps": steps, "counted": COUNTED}
-    kept = Kept("simplex", settings, keep=not quick)
+    kept = Kept(resume, settings)
     results: dict[str, Any] = {
         "kl": {schedule: {} for schedule in get_args(Schedule)},
         "floor": {f"K{k}": (k - 1) / (2 * n) for k in sizes},

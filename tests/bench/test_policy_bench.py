@@ -3,7 +3,7 @@
 from typing import Any
 
 from fkdiff.bench import policy
-from fkdiff.bench.progress import Kept
+from fkdiff.bench.kept import Kept
 
 
 def cell(episodes: int) -> Any:
@@ -17,7 +17,7 @@ def test_blocks_cover_the_episodes_once():
 
 
 def test_more_episodes_go_on_from_fewer(monkeypatch, tmp_path):
-    monkeypatch.setattr("fkdiff.bench.progress.FOLDER", tmp_path)
+    file = tmp_path / "policy.jsonl"
     made: list[range] = []
 
     def rows(self, cell, seeds, rollouts):
@@ -29,9 +29,9 @@ def test_more_episodes_go_on_from_fewer(monkeypatch, tmp_path):
     monkeypatch.setattr(policy._Bench, "_latency", lambda self: {})
     monkeypatch.setattr(policy, "Rollouts", lambda task, batch: None)
     plan = policy.Plan(25, 0, 0, set_ups=(), methods=("hold",), tasks=("push-v3",))
-    policy.run(plan=plan)
-    found = policy.run(plan=policy.Plan(**{**vars(plan), "main": 50}))
+    policy.run(resume=file, plan=plan)
+    found = policy.run(resume=file, plan=policy.Plan(**{**vars(plan), "main": 50}))
     assert made == [range(1000, 1025), range(1025, 1050)]
     assert found["success"]["hold"]["push-v3"] == 1.0
-    kept = Kept("policy", {"seed": 0, "digest": policy._digest()}, keep=True)
+    kept = Kept(file, {"seed": 0, "digest": policy._digest()})
     assert len(kept.parts) == 2

@@ -41,7 +41,7 @@ class Settings:
 
     steps: int = 30
     scale: float = 4.0
-    window: tuple[float, float] = (0.2, 0.9)
+    window: tuple[float, float] = (0.7, 0.95)
     guidance: float | None = None
     samples: int = 10
 

@@ -5,9 +5,8 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from fkdiff.terms.reward import as_reward, load_reward
-from fkdiff.terms.reward_algebra import Composable, check_calibration
-from fkdiff.terms.reward_function import RewardError, row_wise
+from fkdiff.rewards.wrapping import OfPixels
+from fkdiff.terms.reward_function import row_wise
 
 __all__ = ["PerFrame"]
 
@@ -15,7 +14,7 @@ Over = Literal["mean", "worst"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PerFrame(Composable):
+class PerFrame(OfPixels):
     r"""Makes a reward of videos from a reward of images.
 
     $$ r(x) = \frac{1}{F} \sum_f r(x_f) \quad \text{or} \quad \min_f r(x_f) $$
@@ -51,40 +50,17 @@ class PerFrame(Composable):
     inputs = "video"
 
     def __post_init__(self) -> None:
-        reward = load_reward(self.reward) if isinstance(self.reward, str) else self.reward
-        reward = as_reward(reward)
-        if reward.inputs != "pixels":
-            raise RewardError(
-                f"PerFrame needs a reward of pixels, but {reward.name!r} reads {reward.inputs}"
-            )
+        self._load()
         if self.over not in get_args(Over):
             raise ValueError(f"over must be 'mean' or 'worst', got {self.over!r}")
         if self.every < 1:
             raise ValueError(f"every must be at least 1, got {self.every}")
-        mean = reward.mean if self.mean is None else self.mean
-        sd = reward.sd if self.sd is None else self.sd
-        check_calibration(mean, sd)
-        for name, value in {"reward": reward, "mean": mean, "sd": sd}.items():
-            object.__setattr__(self, name, value)
+        self._calibrate()
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Name in reports."""
         return f"{self.over} frame of {self.reward.name}"
-
-    @property
-    def differentiable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether the images' reward is."""
-        return self.reward.differentiable
-
-    @property
-    def weights(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Those of the images' reward."""
-        return self.reward.weights
-
-    def prepare(self) -> None:
-        """Loads what the images' reward needs."""
-        self.reward.prepare()
 
     def __call__(self, samples: Tensor, **context: Any) -> Tensor:
         """Values of videos (n, f, 3, h, w) in [0, 1], shape (n,); frames share a row's context."""

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fkdiff.rewards.wrapping import OfPixels
 from fkdiff.rewards.written import written
 from fkdiff.rgba.pasting import over
 from fkdiff.rgba.tokens import without_background
-from fkdiff.terms.reward import as_reward, load_reward
 from fkdiff.terms.reward_algebra import Composable, check_calibration
-from fkdiff.terms.reward_function import RewardError
 
 __all__ = ["Coverage", "EdgeSharpness", "OverBackgrounds", "Uncropped"]
 
@@ -126,7 +125,7 @@ class Uncropped(Composable):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class OverBackgrounds(Composable):
+class OverBackgrounds(OfPixels):
     r"""Makes a reward of cut-outs from a reward of images: pasted over plain random colours.
 
     $$ r(x) = \frac{1}{B} \sum_b r(\alpha F + (1 - \alpha) c_b) $$
@@ -160,39 +159,15 @@ class OverBackgrounds(Composable):
     inputs = "rgba"
 
     def __post_init__(self) -> None:
-        reward = load_reward(self.reward) if isinstance(self.reward, str) else self.reward
-        reward = as_reward(reward)
-        if reward.inputs != "pixels":
-            raise RewardError(
-                f"OverBackgrounds needs a reward of pixels, but {reward.name!r} reads "
-                f"{reward.inputs}"
-            )
+        self._load()
         if self.count < 1:
             raise ValueError(f"count must be at least 1, got {self.count}")
-        mean = reward.mean if self.mean is None else self.mean
-        sd = reward.sd if self.sd is None else self.sd
-        check_calibration(mean, sd)
-        for name, value in {"reward": reward, "mean": mean, "sd": sd}.items():
-            object.__setattr__(self, name, value)
+        self._calibrate()
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Name in reports."""
         return f"{self.reward.name} over backgrounds"
-
-    @property
-    def differentiable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether the images' reward is."""
-        return self.reward.differentiable
-
-    @property
-    def weights(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Those of the images' reward."""
-        return self.reward.weights
-
-    def prepare(self) -> None:
-        """Loads what the images' reward needs."""
-        self.reward.prepare()
 
     def __call__(
         self, samples: Tensor, prompts: Sequence[str] | None = None, **context: Any

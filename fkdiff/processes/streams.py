@@ -2,12 +2,12 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["RowNoise", "prompt_generators", "slot_generators", "stream"]
+__all__ = ["RowNoise", "prompt_generators", "row_streams", "slot_generators", "stream"]
 
 
 def stream(seed: int, *key: int | str) -> torch.Generator:
@@ -32,6 +32,13 @@ def slot_generators(seed: int, prompts: int, particles: int) -> list[torch.Gener
 def prompt_generators(seed: int, prompts: int, purpose: str) -> list[torch.Generator]:
     """One generator for each prompt, for draws such as resampling, apart from the noise."""
     return [stream(seed, p, purpose) for p in range(prompts)]
+
+
+def row_streams(
+    seed: int, particles: int, rows: Iterable[int], purpose: str, index: int
+) -> list[torch.Generator]:
+    """One generator for each prompt-major row at a transition, apart from those of the noise."""
+    return [stream(seed, row // particles, row % particles, purpose, index) for row in rows]
 
 
 class RowNoise:

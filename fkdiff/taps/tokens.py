@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fkdiff.processes.streams import stream
+from fkdiff.processes.streams import row_streams, stream
 from fkdiff.taps.arguments import Expanded
 from fkdiff.taps.coefficients import TapError
 from fkdiff.taps.denoiser import calling, chunked
@@ -258,8 +258,8 @@ class TokenTap:
         parents = torch.arange(len(x_next)) if self._parents is None else self._parents
 
         def estimate() -> Tensor:
-            slots = [(row // particles, row % particles) for row in range(len(x_next))]
-            streams = [stream(self.engine.seed, p, k, "estimate", index) for p, k in slots]
+            rows = range(len(x_next))
+            streams = row_streams(self.engine.seed, particles, rows, "estimate", index)
             return draw(torch.arange(len(x_next)), streams, 1)[0]
 
         rows = self.engine.transition(

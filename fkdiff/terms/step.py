@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fkdiff.processes import Gaussian, Kernel
-from fkdiff.processes.streams import stream
+from fkdiff.processes.streams import row_streams
 from fkdiff.processes.tokens import TokenStep
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.reward import Reward, Where, evaluate
@@ -135,10 +135,7 @@ class Step:
         return draw(rows, self._streams(rows), draws)
 
     def _streams(self, rows: Tensor) -> list[torch.Generator]:
-        return [
-            stream(self.seed, row // self.particles, row % self.particles, "draws", self.index)
-            for row in rows.tolist()
-        ]
+        return row_streams(self.seed, self.particles, rows.tolist(), "draws", self.index)
 
     def _around_estimate(
         self, rows: Tensor, streams: Sequence[torch.Generator], draws: int

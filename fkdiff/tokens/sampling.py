@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from fkdiff.processes.streams import RowNoise, slot_generators, stream
+from fkdiff.processes.streams import RowNoise, row_streams, slot_generators, stream
 from fkdiff.processes.tokens import MaskedPath, TokenStep, UniformPath
 from fkdiff.result import Result
 from fkdiff.run import Run
@@ -236,8 +236,7 @@ class _Loop:
             )
 
         def estimate() -> Tensor:
-            slots = [(row // particles, row % particles) for row in range(len(x))]
-            streams = [stream(self.run.seed, p, k, "estimate", index) for p, k in slots]
+            streams = row_streams(self.run.seed, particles, range(len(x)), "estimate", index)
             return draw(torch.arange(len(x)), streams, 1)[0]
 
         return Step(

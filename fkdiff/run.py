@@ -22,6 +22,26 @@ __all__ = ["SELECTS", "Run"]
 SELECTS = ("best", "sample", "all")
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What is left of a finished transition; the step itself holds whatever the network made.
+
+    Arguments:
+        x_next: Where the particles are, shape (N, *).
+        scores: What was scored, by reward name, (P, K).
+        small: Decoded samples of an unfinished run, (N, *).
+    """
+
+    x_next: Tensor
+    scores: dict[str, Tensor]
+    small: Tensor | None
+
+    def decoded_samples(self) -> Tensor | None:
+        """Decoded samples, (N, *), pictures in [0, 1]."""
+        small = self.small
+        return small / 255 if small is not None and small.dtype == torch.uint8 else small
+
+
 @dataclass
 class Run:
     """The engine that a tap calls: owns the cloud, the terms' states and the record.
@@ -52,7 +72,7 @@ class Run:
     selected: Tensor | None = None
     _states: list[State] = field(default_factory=list)
     _twists: list[Tensor] = field(default_factory=list)
-    _last: Step | None = None
+    _last: Step | _Seen | None = None
     _latents: Tensor | None = None
     _rewards: dict[str, Tensor] = field(default_factory=dict)
     _samples: Tensor | None = None
@@ -137,9 +157,11 @@ class Run:
             rows = self.cloud.resample(step.index, step.total)
         self._record(step, ess, rows)
         if step.final:
-            return self._finish(step, rows)
-        if rows is not None:
+            rows = self._finish(step, rows)
+        elif rows is not None:
             self._permute(rows)
+        small = None if step.final else step.small_samples()
+        self._last = _Seen(step.x_next, step.scores, small)
         return rows
 
     def status(self) -> dict[str, str]:
@@ -174,8 +196,7 @@ class Run:
         self._permute(kept)
         self._latents = step.x_next[kept.to(step.x_next.device)]
         self._rewards = {k: v.flatten()[kept].reshape(shape) for k, v in step.scores.items()}
-        samples = step.decoded_samples()
-        self._samples = samples[kept.to(samples.device)] if samples is not None else None
+        self._samples = step.decoded_samples(kept)
         self.selected = self._choose()
         wide = torch.cat(
             [self.selected, self.selected[:, :1].expand(-1, shape[1] - self.selected.shape[1])], 1

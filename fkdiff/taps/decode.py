@@ -226,14 +226,14 @@ def yields(pipe: Any) -> str:
 def memoised_decode(
     pipe: Any, micro_batch: int | None, counted: Callable[[int], None]
 ) -> Iterator[dict[str, bool]]:
-    """Decode equal latents once, in slices, while the block lasts.
+    """Decode equal latents once, a row at a time where asked, while the block lasts.
 
     The pipeline's tail decodes what the reward has just looked at; set `keep` in the yielded
     dictionary before the last transition, so that it finds those rows again.
 
     Arguments:
         pipe: A pipeline, with or without a `vae`.
-        micro_batch: Rows per call, None for all at once.
+        micro_batch: None decodes all rows at once, any number one after the other.
         counted: Gets the number of rows that were really decoded.
     """
     state = {"keep": False}
@@ -255,7 +255,9 @@ def memoised_decode(
             fresh = dict(zip((keys[i] for i in rows), run(z, rows, args, kwargs), strict=True))
             counted(len(rows))
         samples = torch.stack([memory[k] if k in memory else fresh[k] for k in keys])
-        if state["keep"]:
+        if not rows:
+            memory.clear()  # the tail has found them; its own copies need the room
+        elif state["keep"]:
             memory.update(fresh)
         return DecoderOutput(sample=samples) if return_dict else (samples,)
 
@@ -264,7 +266,8 @@ def memoised_decode(
             per_row = isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(z)
             return value[part] if per_row else value
 
-        size, out = micro_batch or len(rows), []
+        # A row at full resolution takes more than in the denoiser (so VAE slicing takes one, too).
+        size, out = 1 if micro_batch else len(rows), []
         for part in (rows[i : i + size] for i in range(0, len(rows), size)):
             named = {name: of(value, part) for name, value in kwargs.items()}
             given = (of(value, part) for value in args)

@@ -21,6 +21,7 @@ from fkdiff.taps.families import predictions
 from fkdiff.taps.feeding import chunked_feeding
 from fkdiff.taps.pool_moves import PoolMoves, opened_moves
 from fkdiff.taps.pool_step import PoolStep
+from fkdiff.taps.postprocess import sliced_postprocess
 from fkdiff.taps.regions import TappedRegions
 from fkdiff.taps.results import cut_pictures
 from fkdiff.taps.scheduler import Call, permute_history, tapped_scheduler
@@ -115,6 +116,7 @@ class PipelineTap:
             self._memo = stack.enter_context(
                 memoised_decode(self.pipe, self.micro_batch, self._count_decodes)
             )
+            stack.enter_context(sliced_postprocess(self.pipe, self.micro_batch))
             stack.enter_context(chunked_feeding(self.pipe, rows, self.micro_batch))
             stack.enter_context(watched_progress(self.pipe, self._on_bar))
             stack.enter_context(own_ranking_off(self.pipe))

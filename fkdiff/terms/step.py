@@ -161,12 +161,26 @@ class Step:
         rows = (self.unique[0],) if inputs == "rgba" else ()  # whose attention tells what to cut
         return self.source.decode(x0, inputs, *rows)
 
-    def decoded_samples(self) -> Tensor | None:
-        """All N rows of what has been decoded already, None where nothing was; alpha preferred."""
+    def decoded_samples(self, rows: Tensor | None = None) -> Tensor | None:
+        """Rows of what has been decoded already, None where nothing was; alpha preferred.
+
+        Arguments:
+            rows: Which rows, (M,) int64; None for all N.
+        """
         for inputs, samples in sorted(self._decoded.items(), key=lambda item: item[0] != "rgba"):
             if inputs != "latents" and isinstance(samples, Tensor):
-                return samples[self.unique[1].to(samples.device)]
+                place = self.unique[1] if rows is None else self.unique[1][rows]
+                as_is = torch.equal(place, torch.arange(len(samples)))
+                return samples if as_is else samples[place.to(samples.device)]
         return None
+
+    def small_samples(self) -> Tensor | None:
+        """`decoded_samples` on the CPU, pictures and frames in 8 bits."""
+        samples = self.decoded_samples()
+        pictures = not {"pixels", "rgba", "video"}.isdisjoint(self._decoded)
+        if samples is None or not pictures:
+            return samples if samples is None else samples.cpu()
+        return samples.clamp(0, 1).mul(255).round().byte().cpu()
 
     def score(self, reward: Reward) -> Tensor:
         """Raw reward of the estimate, shape (P, K), float64; each unique row scored once.

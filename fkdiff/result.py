@@ -47,7 +47,7 @@ class Result:
         prompts: The P prompts (class labels or empty strings for pipelines without text).
         latents: Final latents, shape (P, K, *), in the slots' order.
         samples: Decoded samples, shape (P, K, *), values in [0, 1] for images; None where
-            nothing had to be decoded.
+            nothing had to be decoded, or the network was at work when the run ended early.
         log_w: Unnormalised log-weights, shape (P, K), float64.
         rewards: Final rewards by name (steering rewards and monitors), shape (P, K).
         log_twist: Final log-twist, shape (P, K), float64: scale times the calibrated reward.

@@ -29,17 +29,10 @@ class _Seen:
     Arguments:
         x_next: Where the particles are, shape (N, *).
         scores: What was scored, by reward name, (P, K).
-        small: Decoded samples of an unfinished run, (N, *).
     """
 
     x_next: Tensor
     scores: dict[str, Tensor]
-    small: Tensor | None
-
-    def decoded_samples(self) -> Tensor | None:
-        """Decoded samples, (N, *), pictures in [0, 1]."""
-        small = self.small
-        return small / 255 if small is not None and small.dtype == torch.uint8 else small
 
 
 @dataclass
@@ -160,8 +153,7 @@ class Run:
             rows = self._finish(step, rows)
         elif rows is not None:
             self._permute(rows)
-        small = None if step.final else step.small_samples()
-        self._last = _Seen(step.x_next, step.scores, small)
+        self._last = _Seen(step.x_next, step.scores)
         return rows
 
     def status(self) -> dict[str, str]:
@@ -228,7 +220,7 @@ class Run:
             return None
         complete = self.selected is not None
         latents = self._latents if self._latents is not None else step.x_next
-        samples = self._samples if complete else step.decoded_samples()
+        samples = step.decoded_samples() if isinstance(step, Step) else self._samples
         shape = self.log_w.shape
         return Result(
             prompts=list(self.prompts),

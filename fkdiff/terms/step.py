@@ -174,14 +174,6 @@ class Step:
                 return samples if as_is else samples[place.to(samples.device)]
         return None
 
-    def small_samples(self) -> Tensor | None:
-        """`decoded_samples` on the CPU, pictures and frames in 8 bits."""
-        samples = self.decoded_samples()
-        pictures = not {"pixels", "rgba", "video"}.isdisjoint(self._decoded)
-        if samples is None or not pictures:
-            return samples if samples is None else samples.cpu()
-        return samples.clamp(0, 1).mul(255).round().byte().cpu()
-
     def score(self, reward: Reward) -> Tensor:
         """Raw reward of the estimate, shape (P, K), float64; each unique row scored once.
 

@@ -17,7 +17,18 @@ from fkdiff.report.png import encode_png
 from tests.report.clouds import invented
 
 _CHILDREN = ("children_user", "children_system")
-COMMANDS = ("generate", "rgba", "paste", "show", "rewards", "zoo", "policy", "bench", "doctor")
+COMMANDS = (
+    "app",
+    "generate",
+    "rgba",
+    "paste",
+    "show",
+    "rewards",
+    "zoo",
+    "policy",
+    "bench",
+    "doctor",
+)
 
 
 def test_help_is_quick_and_light():

@@ -86,6 +86,9 @@ def serve(page: gr.Blocks, host: str, port: int | None, *, browser: bool) -> str
     Raises:
         OSError: If the port is taken.
     """
+    theme = gr.themes.Base(font=_FONTS, font_mono=_MONO, primary_hue="blue")
+    faint = "*neutral_500"  # of gradio's own greys the first that is easy to read on white
+    theme = theme.set(body_text_color_subdued=faint, block_info_text_color=faint)
     _, address, _ = page.queue(default_concurrency_limit=1).launch(
         server_name=host,
         server_port=port,
@@ -96,7 +99,7 @@ def serve(page: gr.Blocks, host: str, port: int | None, *, browser: bool) -> str
         quiet=True,
         footer_links=[],
         run_history=False,
-        theme=gr.themes.Base(font=_FONTS, font_mono=_MONO, primary_hue="blue"),
+        theme=theme,
         css_paths=Path(__file__).parent.parent / "report" / "app.css",
     )
     return address

@@ -33,11 +33,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for file in files.documentation_pages():
         named |= set(CODE.findall(file.content_string))
     for path in sorted(path for path in named if (ROOT / path).is_file()):
-        text = f"# `{path}`\n\n```python\n{(ROOT / path).read_text()}\n```\n"
+        head = "---\nsearch: {exclude: true}\n---\n"
+        text = f"{head}# `{path}`\n\n```python\n{(ROOT / path).read_text()}\n```\n"
         page = f"code/{path.removesuffix('.py')}.md"
-        files.append(
-            File.generated(config, page, content="---\nsearch: {exclude: true}\n---\n" + text)
-        )
+        files.append(File.generated(config, page, content=text))
     files.append(File.generated(config, "arrows.svg", content=arrows(imports())))
     return files
 
@@ -115,36 +114,49 @@ def levels(found: dict[str, set[str]]) -> dict[str, int]:
     return height
 
 
+STYLE = """path { fill: none; stroke: #8a97a8; stroke-width: 1.3 }
+rect { fill: #e8eef5; stroke: #2f5d8c }
+text { font: 15px system-ui, sans-serif; text-anchor: middle; fill: #1d2127 }
+marker path { fill: #8a97a8 }"""
+TIP = (
+    '<marker id="tip" markerWidth="8" markerHeight="8" refX="5" refY="3" orient="auto">'
+    '<path d="M0,0L6,3L0,6z"/></marker>'
+)
+WIDE, STEP, BOX = 900, 92, (112, 34)  # of the picture, its rows and its boxes
+
+
 def arrows(found: dict[str, set[str]]) -> str:
-    """The packages as boxes, what imports above what is imported; arrows that others imply left out."""
+    """The packages as boxes, the importing above; arrows that follow from others left out."""
     height = levels(found)
     rows = [sorted(n for n in found if height[n] == h) for h in range(max(height.values()) + 1)]
-    wide, box, step = 900, (112, 34), 92
-    tall = step * len(rows)
+    tall = STEP * len(rows)
     place = {
-        name: ((i + 0.5) * wide / len(row), tall - step * (h + 0.5))
+        name: ((i + 0.5) * WIDE / len(row), tall - STEP * (h + 0.5))
         for h, row in enumerate(rows)
         for i, name in enumerate(row)
     }
-    lines = []
-    for name, others in sorted(found.items()):
-        for other in sorted(others - {o for via in others for o in reach(found, via)}):
-            (x0, y0), (x1, y1) = place[name], place[other]
-            y0, y1, bend = y0 + box[1] / 2, y1 - box[1] / 2 - 5, step / 2.4
-            curve = f"M{x0:.0f},{y0:.0f} C{x0:.0f},{y0 + bend:.0f} {x1:.0f},{y1 - bend:.0f}"
-            lines.append(f'<path d="{curve} {x1:.0f},{y1:.0f}" marker-end="url(#tip)"/>')
-    boxes = [
-        f'<rect x="{x - box[0] / 2:.0f}" y="{y - box[1] / 2:.0f}" width="{box[0]}" height="{box[1]}" rx="6"/>'
-        f'<text x="{x:.0f}" y="{y + 5:.0f}">{name}</text>'
-        for name, (x, y) in sorted(place.items())
+    parts = [
+        _arrow(place[name], place[other])
+        for name, others in sorted(found.items())
+        for other in sorted(others - {o for via in others for o in reach(found, via)})
     ]
-    style = (
-        "path{fill:none;stroke:#8a97a8;stroke-width:1.3}rect{fill:#e8eef5;stroke:#2f5d8c}"
-        "text{font:15px system-ui,sans-serif;text-anchor:middle;fill:#1d2127}marker path{fill:#8a97a8}"
-    )
-    tip = '<marker id="tip" markerWidth="8" markerHeight="8" refX="5" refY="3" orient="auto"><path d="M0,0L6,3L0,6z"/></marker>'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {tall}"><style>{style}</style>'
-    return head + f"<defs>{tip}</defs>" + "".join(lines + boxes) + "</svg>"
+    parts += [_box(name, *place[name]) for name in sorted(place)]
+    size = f'viewBox="0 0 {WIDE} {tall}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size}><style>{STYLE}</style>'
+    return f"{head}<defs>{TIP}</defs>{''.join(parts)}</svg>"
+
+
+def _arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
+    (x0, y0), (x1, y1) = start, end
+    y0, y1, bend = y0 + BOX[1] / 2, y1 - BOX[1] / 2 - 5, STEP / 2.4
+    curve = f"M{x0:.0f},{y0:.0f} C{x0:.0f},{y0 + bend:.0f} {x1:.0f},{y1 - bend:.0f}"
+    return f'<path d="{curve} {x1:.0f},{y1:.0f}" marker-end="url(#tip)"/>'
+
+
+def _box(name: str, x: float, y: float) -> str:
+    corner = f'x="{x - BOX[0] / 2:.0f}" y="{y - BOX[1] / 2:.0f}"'
+    shape = f'<rect {corner} width="{BOX[0]}" height="{BOX[1]}" rx="6"/>'
+    return f'{shape}<text x="{x:.0f}" y="{y + 5:.0f}">{name}</text>'
 
 
 def reach(found: dict[str, set[str]], name: str) -> set[str]:

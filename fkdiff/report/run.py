@@ -29,8 +29,8 @@ def save(
     """Write a run into a folder; an earlier run in it is replaced.
 
     `images/0000.png ...` (prompts in turn, best first, settings inside), `result.json`,
-    `metrics.json` (per transition), `result.safetensors` (every tensor), `beside.png` (if there is a
-    plain run) and `report.html`, which needs no other file.
+    `metrics.json` (per transition), `result.safetensors` (every tensor), `beside.png` (with a
+    plain run alone) and `report.html`, which needs no other file.
 
     Arguments:
         result: The run.

@@ -72,14 +72,14 @@ runs = {
         pipe, Tilt(both, 3), particles=8, resample=late, monitor=[reward, meets], seed=0
     ),
 }
-figure, axes = plt.subplots(1, 3, figsize=(5.4, 2.1), dpi=80)
+figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.6), dpi=70)
 for axis, (name, steered) in zip(axes, runs.items(), strict=True):
     out = steered(prompt, **call)
     found = out.steering
     slot = int(found.selected[0, 0])
     told = [float(found.rewards[r][0, slot]) for r in ("symmetry", meets.name)]
     axis.imshow(out.images[0])
-    axis.set_title(f"{name}\nsymmetry {told[0]:.2f}, prompt {told[1]:.2f}", fontsize=7.5)
+    axis.set_title(f"{name}\nsymmetry {told[0]:.2f}, prompt {told[1]:.2f}", fontsize=8.5)
     axis.axis("off")
 
 # %% [markdown]
@@ -134,7 +134,7 @@ sys.path.insert(0, str(site))
 invalidate_caches()
 
 published = load_reward("symmetry")
-print(published, published.mean, published.sd)
+print(published.name, published.mean, published.sd)
 (listed,) = (entry for entry in available() if entry.name == "symmetry")
 print(f"{listed.name} of {listed.package} {listed.version}")
 

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from fkdiff import bench, zoo
-from fkdiff.commands import doctor
+from fkdiff.commands import doctor, lists
 from fkdiff.report import save
 from fkdiff.report.png import encode_png
 from tests.report.clouds import invented
@@ -105,6 +105,7 @@ def test_doctor_tells_versions_and_no_paths(fkdiff):
 
 
 def test_doctor_tells_broken_from_absent(fkdiff, monkeypatch, tmp_path):
+    monkeypatch.setattr(lists, "reward_rows", list)  # another test asks for them
     known = doctor.version
     monkeypatch.setattr(doctor, "version", lambda name: "0.1" if name == "peft" else known(name))
     code, out, _ = fkdiff("doctor")

@@ -195,7 +195,7 @@ def test_embeddings_and_latents_in_place_of_a_prompt(sd):
         steer(sd.pipe, seed=SEED)(**sd.call, **CALL, latents=torch.zeros(1, 4, 8, 8))
 
 
-def test_the_readme_s_table_is_what_is_tested_here():
+def test_the_table_of_families_is_what_is_tested_here():
     assert parts(PAGE.read_text())[1] == table(shared)
 
 

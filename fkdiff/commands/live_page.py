@@ -68,8 +68,8 @@ def build(models: list[str], rewards: list[str], *, own: bool) -> gr.Blocks:
                     "Download the run folder", visible=False, elem_id="folder"
                 )
         outputs = [view, python, folder]
-        quiet = {"show_progress": "hidden", "api_visibility": "private"}
-        drawing = {"concurrency_limit": 1, "js": _LOOK, **quiet}
+        quiet: Any = {"show_progress": "hidden", "api_visibility": "private"}
+        drawing: Any = {"concurrency_limit": 1, "js": _LOOK, **quiet}
         event = start.click(draw, asked, outputs, **drawing)
         also = asked[0].submit(draw, asked, outputs, **drawing)
         stopped = plain_view("stopped", "Stopped.", "What was made is in its folder below runs/.")

@@ -1,6 +1,6 @@
 """Plain above, steered below: one picture that says what steering did and what it cost."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from matplotlib.figure import Figure
@@ -32,7 +32,7 @@ def beside_png(plain: "Result", steered: "Result") -> bytes:
     figure.suptitle(steered.prompts[0], fontsize=11, color=COLOURS["text"], parse_math=False)
     monitors = steered.settings.get("monitor", ())
     name = next((n for n in steered.rewards if n not in monitors), None)
-    halves = figure.subfigures(2, 1)
+    halves: Any = figure.subfigures(2, 1)
     for half, result, title in zip(halves, (plain, steered), ("plain", "steered"), strict=True):
         _side(half, result, title, name, wide)
     return png_of(figure)
@@ -41,10 +41,10 @@ def beside_png(plain: "Result", steered: "Result") -> bytes:
 def _side(half: "SubFigure", result: "Result", title: str, name: str | None, wide: int) -> None:
     values = result.rewards.get(name) if name else None
     order = result.order[0] if values is None else torch.argsort(values[0], descending=True)
-    grey = {"color": COLOURS["text"], "parse_math": False}
+    grey: Any = {"color": COLOURS["text"], "parse_math": False}
     half.suptitle(title, fontsize=10, x=0.01, ha="left", **grey)
     half.supxlabel(cost_line(result.cost), fontsize=9, **grey)
-    axes = half.subplots(1, wide, squeeze=False)[0]
+    axes: Any = half.subplots(1, wide, squeeze=False)[0]
     assert result.samples is not None
     for axis, slot in zip(axes, order[:wide].tolist(), strict=True):
         image = to_image(result.samples[0, slot])

@@ -84,7 +84,7 @@ def small_decoder(pipe: Any) -> AutoencoderTiny | None:
         return own
     for base in type(pipe).__mro__:
         if own is not None and base.__name__ in SMALL_DECODERS:
-            found = AutoencoderTiny.from_pretrained(SMALL_DECODERS[base.__name__])
+            found: Any = AutoencoderTiny.from_pretrained(SMALL_DECODERS[base.__name__])
             return found.to(device=own.device, dtype=own.dtype)
     return None
 

@@ -144,9 +144,10 @@ def _models() -> list[Finding]:
     for name in zoo.MODELS:
         try:
             model = zoo.MODELS[name]
-            damaged = _damaged(model.folder)
         except FileNotFoundError:
-            damaged = "its card"
+            rows.append(Finding(name, "its card is missing; install fkdiff anew", "no"))
+            continue
+        damaged = _damaged(model.folder)
         if damaged:
             told = f"{damaged} is missing or damaged; install fkdiff anew"
             rows.append(Finding(name, told, "no"))

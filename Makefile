@@ -34,7 +34,7 @@ test: .venv
 	$(THREADS) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --quiet
 
 docs: .venv
-	$(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 	@echo "site/index.html"
 
 notebooks: .venv

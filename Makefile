@@ -2,11 +2,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help .venv demo test check format bench
+.PHONY: help .venv demo test docs notebooks check format bench
 
 help:
 	@echo "make demo    the main job: plain and steered pictures, with a report in runs/demo"
 	@echo "make test    the whole test suite"
+	@echo "make docs    the site, in site/index.html"
+	@echo "make notebooks   run the notebooks' text and write their pictures"
 	@echo "make check   ruff, basedpyright, import arrows"
 	@echo "make bench   all quick benches"
 
@@ -30,6 +32,13 @@ demo: .venv
 
 test: .venv
 	$(THREADS) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --quiet
+
+docs: .venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "site/index.html"
+
+notebooks: .venv
+	$(THREADS) $(BIN)/python notebooks/write.py
 
 check: .venv
 	$(BIN)/ruff format --check .

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fkdiff._version import __version__
+from fkdiff.commands import app as page
 from fkdiff.commands import (
     bench,
     doctor,
@@ -47,6 +48,7 @@ app.add_typer(policy.app, epilog=policy.EVAL_EXAMPLE)
 app.command(epilog=lists.REWARDS_EXAMPLE)(lists.rewards)
 app.command(epilog=lists.ZOO_EXAMPLE)(lists.zoo)
 app.command(epilog=bench.EXAMPLE)(bench.bench)
+app.command(epilog=page.EXAMPLE)(page.app)
 app.command(epilog=doctor.EXAMPLE)(doctor.doctor)
 
 

@@ -17,8 +17,9 @@ from fkdiff.terms.reward import Reward, as_reward
 from fkdiff.terms.step import Step
 from fkdiff.terms.term import State, Term
 
-__all__ = ["SELECTS", "Run"]
+__all__ = ["SELECTS", "Run", "Watch"]
 
+Watch = Callable[[Step, Trace], None]
 SELECTS = ("best", "sample", "all")
 
 
@@ -49,6 +50,7 @@ class Run:
         wanted: Samples returned for each prompt.
         seed: Seed of every stream.
         cost: What is spent.
+        watch: Called after each transition, before particles move.
     """
 
     prompts: list[str]
@@ -60,6 +62,7 @@ class Run:
     wanted: int
     seed: int
     cost: Cost
+    watch: Watch | None = None
     cloud: Cloud = field(init=False)
     trace: list[Trace] = field(default_factory=list)
     selected: Tensor | None = None
@@ -149,6 +152,8 @@ class Run:
         with self.cost.time("resample"):
             rows = self.cloud.resample(step.index, step.total)
         self._record(step, ess, rows)
+        if self.watch is not None:
+            self.watch(step, self.trace[-1])
         if step.final:
             rows = self._finish(step, rows)
         elif rows is not None:

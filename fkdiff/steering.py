@@ -12,7 +12,7 @@ import torch
 
 from fkdiff.processes.streams import slot_generators
 from fkdiff.result import Result
-from fkdiff.run import SELECTS, Run
+from fkdiff.run import SELECTS, Run, Watch
 from fkdiff.smc import Resample
 from fkdiff.taps import PipelineTap, TapError
 from fkdiff.taps.arguments import Expanded, expand, seed_of
@@ -41,6 +41,7 @@ def steer(
     monitor: Sequence[Reward | Callable[..., object]] = (),
     select: str | None = None,
     seed: int | Sequence[int] | None = None,
+    watch: Watch | None = None,
 ) -> "Steered":
     r"""Make a pipeline draw weighted particles that stand for the terms' stated target.
 
@@ -63,6 +64,8 @@ def steer(
         seed: Seed of every random stream; a generator given to the call supplies it otherwise.
             Several seeds, one for each particle of each prompt, give each picture a stream of
             its own: the same alone and in any company.
+        watch: Called with the step and its trace after each transition, to show a run while it
+            lasts; what it raises ends the run.
 
     Returns:
         A callable that takes the pipeline's own arguments and returns its own output type, with
@@ -86,6 +89,7 @@ def steer(
         monitor=tuple(as_reward(r) for r in monitor),
         select=select or ("best" if tilts(terms) else "sample"),
         seed=seed,
+        watch=watch,
     )
 
 
@@ -103,6 +107,7 @@ class Steered:
         monitor: Rewards that are only reported.
         select: "best", "sample" or "all".
         seed: Seed, None to take the call's generator or a fresh one.
+        watch: See `steer`.
         partial: Record of the last run, also of one that failed; None before the first step.
         sources: Where adapters came from, by name, for the record.
     """
@@ -116,6 +121,7 @@ class Steered:
     monitor: tuple[Reward, ...]
     select: str
     seed: int | Sequence[int] | None
+    watch: Watch | None = field(default=None, repr=False)
     partial: Result | None = field(default=None, repr=False)
     sources: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -204,6 +210,7 @@ class Steered:
             wanted=expanded.wanted,
             seed=seed,
             cost=Cost(),
+            watch=self.watch,
         )
 
     def _streams(

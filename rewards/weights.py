@@ -165,4 +165,4 @@ def from_hub(model: str) -> str:
 def _hub_parts(source: str) -> tuple[str, str]:
     owner, _, rest = source.removeprefix(_HUB).partition("/")
     name, _, file = rest.partition("/")
-    return f"{owner}/{name}", file
+    return f"{owner}/{name}".rstrip("/"), file  # the Hub's oldest models have no owner

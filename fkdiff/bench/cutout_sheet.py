@@ -1,6 +1,6 @@
 """The README's picture: 24 cut-outs by `emoji` on a checkerboard and on a photo-like background.
 
-`python -m fkdiff.bench.cutout_sheet notebooks/cutouts.jpg` draws it anew: one subject a cell, the
+`python -m fkdiff.bench.cutout_sheet docs/cutouts.jpg` draws it anew: one subject a cell, the
 best of a cloud of 4 by the reward of the composite (`--particles 1`: as they come).
 """
 

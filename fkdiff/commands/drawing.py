@@ -15,6 +15,7 @@ from fkdiff.commands.stops import Stop, failed, refused
 
 if TYPE_CHECKING:
     from fkdiff.result import Result
+    from fkdiff.run import Watch
     from fkdiff.steering import Steered
 
 __all__ = [
@@ -78,19 +79,26 @@ def load(request: Request, before: Loaded | None = None) -> Loaded:
     return Loaded(pipe, tuple(pool), rewards)
 
 
-def save_run(request: Request, loaded: Loaded) -> "tuple[Result, Path]":
+def save_run(
+    request: Request, loaded: Loaded, watch: "Watch | None" = None
+) -> "tuple[Result, Path]":
     """Run a checked request and save it; gives the path of its report.
+
+    Arguments:
+        request: Checked.
+        loaded: Its pipeline and rewards.
+        watch: Called after each transition of the steered run.
 
     Raises:
         Stop: As `draw` does.
     """
-    job = _prepared(request, loaded)
+    job = _prepared(request, loaded, watch)
     result = _steered(job)
     page = result.save(job.folder, plain=_plain(job, result), command=_command(job))
     return result, page
 
 
-def _prepared(request: Request, loaded: Loaded) -> _Job:
+def _prepared(request: Request, loaded: Loaded, watch: "Watch | None") -> _Job:
     """Refuse what the pipeline can't do."""
     from fkdiff import Resample, Tilt, steer
 
@@ -113,6 +121,7 @@ def _prepared(request: Request, loaded: Loaded) -> _Job:
             monitor=monitors,
             select=request.select if steering else "all",  # nothing ranks them: every picture
             seed=request.seed,
+            watch=watch,
         )
     except (ValueError, TypeError) as error:
         raise refused(error) from None

@@ -1,8 +1,13 @@
 """`fkdiff rewards` and `fkdiff zoo`: what there is to work with."""
 
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fkdiff.commands.stops import refused
 
 if TYPE_CHECKING:
     from fkdiff.terms.reward_finding import RewardEntry
@@ -18,8 +23,11 @@ ZOO_EXAMPLE = 'Example: fkdiff generate "two penguins on a pink background" --mo
 
 def rewards() -> None:
     """List the rewards that installed packages announce, and what each needs."""
-    names = ("name", "scores", "gradients", "weights", "package", "state")
-    _print_table(names, [tuple(str(row[name]) for name in names) for row in reward_rows()])
+    rows = []
+    for row in reward_rows():
+        origin = "" if row["package"] == "fkdiff" else f" ({row['package']})"
+        rows.append((row["name"], row["scores"], row["gradients"], row["state"] + origin))
+    _print_table(("name", "scores", "gradients", "state"), rows)
 
 
 def reward_rows() -> list[dict[str, Any]]:
@@ -49,9 +57,10 @@ def _reward_row(entry: "RewardEntry") -> dict[str, Any]:
         told = {"weights": "as named", "state": f"write {entry.name}:{needed[1]}"}
         return {**row, **told, "usable": True}
     sources = getattr(reward, "weights", ())
-    absent = next(filter(None, map(absence, sources)), None)
+    lost = [(source, told) for source in sources if (told := absence(source))]
     row["weights"] = ", ".join(map(_source, sources))
-    return {**row, "state": absent or "ready", "usable": absent is None}
+    told = f"{lost[0][1]} ({', '.join(_source(source) for source, _ in lost)})" if lost else ""
+    return {**row, "state": told or "ready", "usable": not lost}
 
 
 def _source(weights: str) -> str:
@@ -91,22 +100,47 @@ def _installed(package: str) -> bool:
     return True
 
 
-def zoo() -> None:
-    """List the bundled models: what they are, size, licence and measured quality."""
+def zoo(
+    name: Annotated[
+        str | None, typer.Argument(help="A model: tells its data, recipe and measured quality.")
+    ] = None,
+) -> None:
+    """List the bundled models: what they are, size, hash and licence; or tell all about one."""
+    if name is not None:
+        _print_table(("", name), _card_rows(name))
+        return
     from fkdiff import zoo as models
 
     rows = []
-    for name in models.MODELS:
+    for known in models.MODELS:
         try:
-            model, card = models.MODELS[name], models.card(name)
+            model, card = models.MODELS[known], models.card(known)
         except FileNotFoundError:
-            rows.append((name, "", "", "", "missing from this installation"))
+            rows.append((known, "", "", "", "missing from this installation"))
             continue
-        about = f"{model.summary} {_worded(card.get('quality', {}))}".strip()
-        rows.append(
-            (name, model.kind, f"{model.megabytes:g}", str(card.get("licence", "")), about)
-        )
-    _print_table(("name", "kind", "MB", "licence", "about"), rows)
+        about = f"{model.summary}; {card.get('licence', 'licence not stated')}"
+        rows.append((known, model.kind, f"{model.megabytes:g}", models.digest(known), about))
+    _print_table(("name", "kind", "MB", "weights", "about"), rows)
+
+
+def _card_rows(name: str) -> list[tuple[str, str]]:
+    """The card of a bundled model, a measurement a line."""
+    from fkdiff import zoo as models
+
+    try:
+        model, card = models.MODELS[name], models.card(name)
+    except (KeyError, FileNotFoundError):
+        known = ", ".join(models.MODELS)
+        raise refused(f"NAME must be a bundled model, got {name!r}; there are {known}") from None
+    size = f"{model.megabytes:g} MB, hash {models.digest(name)}"
+    rows = [("what", model.summary), ("kind", model.kind), ("weights", size)]
+    for key in ("about", "licence", "data", "recipe", "seed", "defaults"):
+        if key in card:
+            value = card[key]
+            rows.append((key, "; ".join(value) if isinstance(value, list) else _worded(value)))
+    quality = card.get("quality", {})
+    rows += [("quality", f"{key}: {_worded(value)}") for key, value in quality.items()]
+    return rows
 
 
 def _worded(value: Any) -> str:
@@ -123,14 +157,15 @@ def _worded(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """A table whose first column is never broken: names are there to be copied."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for place, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=place == 0)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)

@@ -142,5 +142,7 @@ def _quiet(axis: "Axes") -> None:
 def _svg(figure: Figure) -> str:
     buffer = BytesIO()
     with rc_context({"svg.hashsalt": "fkdiff"}):  # the same run gives the same bytes
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(
+            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
+        )
     return buffer.getvalue().decode()

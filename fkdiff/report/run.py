@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save as to_safetensors
 
+from fkdiff.report.beside import beside_png
 from fkdiff.report.facts import about_image, about_run, trace_rows
 from fkdiff.report.folder import check_folder, clear_pictures, write_file, write_json
 from fkdiff.report.page import render
@@ -28,8 +29,8 @@ def save(
     """Write a run into a folder; an earlier run in it is replaced.
 
     `images/0000.png ...` (prompts in turn, best first, settings inside), `result.json`,
-    `metrics.json` (per transition), `result.safetensors` (every tensor) and `report.html`, which
-    needs no other file.
+    `metrics.json` (per transition), `result.safetensors` (every tensor), `beside.png` (with a
+    plain run alone) and `report.html`, which needs no other file.
 
     Arguments:
         result: The run.
@@ -50,6 +51,9 @@ def save(
     write_json(folder / "metrics.json", trace_rows(result))
     write_file(folder / "result.safetensors", to_safetensors(tensors(result), _header(about)))
     write_json(folder / "result.json", about)
+    (folder / "beside.png").unlink(missing_ok=True)
+    if plain is not None and has_pictures(plain) and has_pictures(result):
+        write_file(folder / "beside.png", beside_png(plain, result))
     page = folder / "report.html"
     write_file(page, render(result, about, plain).encode())
     return page

@@ -8,9 +8,9 @@ from PIL import Image
 
 from fkdiff.report.lineage import COLOURS
 
-__all__ = ["grid_png"]
+__all__ = ["CRISP", "grid_png", "png_of"]
 
-_CRISP = 256  # pictures below this width are enlarged without smoothing
+CRISP = 256  # pictures below this width are enlarged without smoothing
 
 
 def grid_png(
@@ -35,7 +35,7 @@ def grid_png(
     for r, line in enumerate(images):
         for c, image in enumerate(line):
             axis = axes[r, c]
-            axis.imshow(image, interpolation="nearest" if image.width < _CRISP else "antialiased")
+            axis.imshow(image, interpolation="nearest" if image.width < CRISP else "antialiased")
             axis.set_xticks([])
             axis.set_yticks([])
             axis.spines[:].set_visible(False)
@@ -49,6 +49,11 @@ def grid_png(
     if title:
         figure.suptitle(title, fontsize=11, color=COLOURS["text"], parse_math=False)
     figure.tight_layout(w_pad=0.4, h_pad=0.6)
+    return png_of(figure)
+
+
+def png_of(figure: Figure) -> bytes:
+    """A figure as a PNG; the same figure gives the same bytes."""
     buffer = BytesIO()
     figure.savefig(
         buffer, format="png", bbox_inches="tight", pad_inches=0.12, metadata={"Software": "fkdiff"}

@@ -10,13 +10,25 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from fkdiff import bench
+from fkdiff import bench, zoo
+from fkdiff.commands import doctor, lists
 from fkdiff.report import save
 from fkdiff.report.png import encode_png
 from tests.report.clouds import invented
 
 _CHILDREN = ("children_user", "children_system")
-COMMANDS = ("generate", "rgba", "paste", "show", "rewards", "zoo", "policy", "bench", "doctor")
+COMMANDS = (
+    "app",
+    "generate",
+    "rgba",
+    "paste",
+    "show",
+    "rewards",
+    "zoo",
+    "policy",
+    "bench",
+    "doctor",
+)
 
 
 def test_help_is_quick_and_light():
@@ -78,13 +90,35 @@ def test_rewards_are_listed(fkdiff):
 
 def test_zoo_lists_the_cards(fkdiff, bundled):
     code, out, _ = fkdiff("zoo")
-    assert code == 0 and "emoji" in out and "Apache-2.0" in out and "two objects 0.5" in out
+    assert code == 0 and "emoji" in out and "Apache-2.0" in out and zoo.digest("emoji") in out
+    code, out, _ = fkdiff("zoo", "emoji")
+    assert code == 0 and "two objects: 0.5" in out and "guidance_scale 2" in out
+    code, out, error = fkdiff("zoo", "emojis")
+    assert (code, out) == (2, "") and "got 'emojis'" in error and error.count("\n") == 1
 
 
 def test_doctor_tells_versions_and_no_paths(fkdiff):
     code, out, _ = fkdiff("doctor")
-    assert code == 0 and "torch" in out and "threads" in out and "model emoji" in out
+    assert code == 0 and "torch" in out and "threads" in out and "nothing is broken" in out
+    assert all(zoo.digest(name) in out for name in zoo.MODELS)
     assert sys.prefix not in out and str(Path.home()) not in out
+
+
+def test_doctor_tells_broken_from_absent(fkdiff, monkeypatch, tmp_path):
+    monkeypatch.setattr(lists, "reward_rows", list)  # another test asks for them
+    known = doctor.version
+    monkeypatch.setattr(doctor, "version", lambda name: "0.1" if name == "peft" else known(name))
+    code, out, _ = fkdiff("doctor")
+    assert code == 0 and "pip install 'fkdiff[lora]' brings peft" in " ".join(out.split())
+    weights = tmp_path / "emoji" / "unet" / "a.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_text("version https://git-lfs.github.com/spec/v1")
+    (tmp_path / "emoji" / "card.json").write_text('{"kind": "pipeline", "summary": ""}')
+    monkeypatch.setattr(zoo, "_HERE", tmp_path)
+    zoo._read_card.cache_clear()
+    code, out, _ = fkdiff("doctor")
+    zoo._read_card.cache_clear()
+    assert code == 1 and "a.safetensors is missing or damaged" in out and "broken" in out
 
 
 def test_bench_lists_its_names(fkdiff):

@@ -25,7 +25,9 @@ def test_leaves_a_run_and_the_command_that_repeats_it(fkdiff, here, model):
     assert code == 0
     assert "run/report.html" in out and "from fkdiff import Resample, Tilt, steer" in out
     run = here / "run"
-    names = {"report.html", "result.json", "metrics.json", "result.safetensors", "images"}
+    names = {"report.html", "result.json", "metrics.json", "result.safetensors", "images"} | {
+        "beside.png"
+    }
     assert {path.name for path in run.iterdir()} == names
     assert [p.name for p in sorted((run / "images").iterdir())] == [
         f"{i:04}.png" for i in range(6)

@@ -24,7 +24,9 @@ def test_every_reward_says_what_it_scores_and_needs(rows):
     assert told["jpeg-size"] == ("pixels", "no", "", "ready", True)
     assert told["emoji-clip"] == ("pixels", "yes", "bundled", "ready", True)
     assert told["loudness"] == ("audio", "yes", "", "ready", True)
-    assert told["hpsv2"] == ("pixels", "yes", "Hub xswu/HPSv2", later, False)
+    assert told["hpsv2"] == (
+        *("pixels", "yes", "Hub xswu/HPSv2", f"{later} (Hub xswu/HPSv2)", False),
+    )
     assert told["per-frame"] == (
         ("video", "as its reward", "as named", "write per-frame:REWARD", True)
     )
@@ -41,8 +43,8 @@ def test_a_missing_extra_is_told_with_its_remedy(monkeypatch):
 
 
 def test_doctor_marks_what_is_usable(rows):
-    marks = {name: good for name, _, good in doctor._rewards()}
-    assert marks["reward emoji-clip"] and marks["reward vqa"] and not marks["reward pickscore"]
+    marks = {finding.name: finding.mark for finding in doctor._rewards()}
+    assert (marks["emoji-clip"], marks["vqa"], marks["pickscore"]) == ("ok", "ok", "–")
 
 
 def test_names_take_their_argument():

@@ -27,7 +27,7 @@ from tests.taps.setups import (
     shared,
     stock,
 )
-from tests.tiny.table import README, parts, table
+from tests.tiny.table import PAGE, parts, table
 
 
 @pytest.mark.parametrize(
@@ -195,8 +195,8 @@ def test_embeddings_and_latents_in_place_of_a_prompt(sd):
         steer(sd.pipe, seed=SEED)(**sd.call, **CALL, latents=torch.zeros(1, 4, 8, 8))
 
 
-def test_the_readme_s_table_is_what_is_tested_here():
-    assert parts(README.read_text())[1] == table(shared)
+def test_the_table_of_families_is_what_is_tested_here():
+    assert parts(PAGE.read_text())[1] == table(shared)
 
 
 def test_a_modular_pipeline_returns_its_state_or_what_is_asked_of_it():

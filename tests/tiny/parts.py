@@ -50,7 +50,7 @@ class Tiny:
             prediction isn't a mixture of two and experts are refused.
         other: What to change in the call so that the condition differs.
         rounding: Relative error of the pipeline's own mixture.
-        note: What the README's table says beside the experts.
+        note: What the table of families says beside the experts.
     """
 
     pipe: Any

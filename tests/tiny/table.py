@@ -1,4 +1,4 @@
-"""The README's table of families, told from the set-ups that the tests run.
+"""The table of families in docs/pipelines.md, told from the set-ups that the tests run.
 
 `python -m tests.tiny.table` writes it between its two marks; a test compares.
 """
@@ -11,7 +11,7 @@ from fkdiff.taps.families import REFUSED
 from tests.tiny import SETUPS, build
 from tests.tiny.parts import Tiny
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "pipelines.md"
 MARKS = ("<!-- families: python -m tests.tiny.table -->\n", "<!-- /families -->\n")
 HEAD = ("pipeline", "yields", "FK", "SDE step", "experts that correctors read", "set-up")
 
@@ -45,5 +45,5 @@ def parts(text: str) -> tuple[str, str, str]:
 
 
 if __name__ == "__main__":
-    start, _, end = parts(README.read_text())
-    README.write_text(start + table() + end)
+    start, _, end = parts(PAGE.read_text())
+    PAGE.write_text(start + table() + end)

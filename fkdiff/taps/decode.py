@@ -24,7 +24,7 @@ from fkdiff.taps.denoiser import DENOISERS, calling
 from fkdiff.taps.results import first_field
 from fkdiff.taps.shadowing import shadow_of
 
-__all__ = ["DECODERS", "Decoder", "decoder_for", "memoised_decode", "null_run", "yields"]
+__all__ = ["DECODERS", "Decoder", "blank", "decoder_for", "memoised_decode", "null_run", "yields"]
 
 Call = Mapping[str, Any]
 
@@ -333,11 +333,15 @@ def _returning(base: type, z: Tensor) -> type:
 def _silent(module: torch.nn.Module, template: Any) -> Iterator[None]:
     def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         values = (*args, *kwargs.values())
-        batch = next(len(v) for v in values if isinstance(v, Tensor) and v.ndim)
-        if isinstance(template[0], list):
-            return ([torch.zeros_like(template[0][0])] * batch,)
-        zeros = torch.zeros_like(template[0][:1]).expand(batch, *template[0].shape[1:])
-        return type(template)(sample=zeros) if isinstance(template, dict) else (zeros,)
+        return blank(template, next(len(v) for v in values if isinstance(v, Tensor) and v.ndim))
 
     with calling(module, call):
         yield
+
+
+def blank(template: Any, batch: int) -> Any:
+    """Zeros of so many rows in the form of a network's output."""
+    if isinstance(template[0], list):
+        return ([torch.zeros_like(template[0][0])] * batch,)
+    zeros = template[0].new_zeros(batch, *template[0].shape[1:])
+    return type(template)(sample=zeros) if isinstance(template, dict) else (zeros,)

@@ -91,10 +91,10 @@ def chosen():
 @pytest.mark.parametrize("case", chosen(), ids=str)
 def test_every_solver_finds_its_history_again(case, tmp_path):
     pipe = Toy(case.pipe().scheduler, case.step)
-    more = {"resample": None} if hasattr(pipe.scheduler, "sigmas_interpol") else {}
-    call = {"num_inference_steps": 6}
-    whole, rest = goes_on(pipe, call, at=3, folder=tmp_path, stochastic=False, **more) \
-        if case.noisy or more else goes_on(pipe, call, at=3, folder=tmp_path)
+    # Two that can't take stochastic steps: between their levels, and from noise alone.
+    own = case.name in ("KDPM2DiscreteScheduler", "IPNDMScheduler")
+    more = {"resample": None} if own else {"stochastic": False} if case.noisy else {}
+    whole, rest = goes_on(pipe, {"num_inference_steps": 6}, at=3, folder=tmp_path, **more)
     assert whole.images.equal(rest.images)
     assert same(whole.steering, rest.steering)
 
@@ -109,7 +109,7 @@ def test_each_part_of_a_snapshot_is_needed(part, tmp_path, monkeypatch):
     def forgetful(tap, call, saved):
         own = {
             "scheduler": {n: v for n, v in vars(call.scheduler).items() if fits(v)},
-            "generators": [g.get_state() for g in tap.generators],
+            "generators": [torch.Generator().manual_seed(0).get_state()] * len(tap.generators),
             "engine": tap.engine.state(),
             "output": {},
         }

@@ -198,7 +198,9 @@ class Steered:
         finally:
             run.cost.peak_memory_mb = _peak_memory_mb()
             settings["replaced_step"] = tap.replaced
-            settings["micro_batch"] = tap.micro_batch  # less than asked for where memory ran out
+            if tap.micro_batch != self.micro_batch:
+                settings["micro_batch"] = tap.micro_batch
+                settings["out_of_memory"] = f"went on with micro_batch={tap.micro_batch}"
             self.partial = run.result(self.target, settings)
         if self.partial is not None and self.partial.samples is None and self.select == "all":
             self.partial.samples = _pictures(output, run)

@@ -23,6 +23,7 @@ from fkdiff.taps.conditioning import PREPARING
 from fkdiff.taps.denoiser import DENOISERS, calling
 from fkdiff.taps.results import first_field
 from fkdiff.taps.shadowing import shadow_of
+from fkdiff.terms.memory import Batched, within_memory
 
 __all__ = ["DECODERS", "Decoder", "blank", "decoder_for", "memoised_decode", "null_run", "yields"]
 
@@ -224,7 +225,7 @@ def yields(pipe: Any) -> str:
 
 @contextmanager
 def memoised_decode(
-    pipe: Any, micro_batch: int | None, counted: Callable[[int], None]
+    pipe: Any, holder: Batched, counted: Callable[[int], None]
 ) -> Iterator[dict[str, bool]]:
     """Decode equal latents once, a row at a time where asked, while the block lasts.
 
@@ -233,7 +234,8 @@ def memoised_decode(
 
     Arguments:
         pipe: A pipeline, with or without a `vae`.
-        micro_batch: None decodes all rows at once, any number one after the other.
+        holder: With `micro_batch` None all rows are decoded at once, and one after the other with
+            any number, or where memory runs out.
         counted: Gets the number of rows that were really decoded.
     """
     state = {"keep": False}
@@ -266,13 +268,16 @@ def memoised_decode(
             per_row = isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(z)
             return value[part] if per_row else value
 
-        # A row at full resolution takes more than in the denoiser (so VAE slicing takes one, too).
-        size, out = 1 if micro_batch else len(rows), []
-        for part in (rows[i : i + size] for i in range(0, len(rows), size)):
-            named = {name: of(value, part) for name, value in kwargs.items()}
-            given = (of(value, part) for value in args)
-            out.append(original(z[part], *given, return_dict=False, **named)[0])
-        return torch.cat(out)
+        def few(_: int) -> Tensor:
+            # A row at full resolution takes more than in the denoiser (VAE slicing takes one, too).
+            size, out = 1 if holder.micro_batch else len(rows), []
+            for part in (rows[i : i + size] for i in range(0, len(rows), size)):
+                named = {name: of(value, part) for name, value in kwargs.items()}
+                given = (of(value, part) for value in args)
+                out.append(original(z[part], *given, return_dict=False, **named)[0])
+            return torch.cat(out)
+
+        return within_memory(holder, len(rows), few)
 
     vae.decode = decode
     try:

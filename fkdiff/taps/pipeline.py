@@ -115,13 +115,13 @@ class PipelineTap:
                 tapped_scheduler(self.pipe, self.generators, self._on_step, self._before)
             )
             stack.enter_context(
-                tapped_denoiser(self.pipe, rows, self.micro_batch, self.cost, self._on_call)
+                tapped_denoiser(self.pipe, rows, self, self.cost, self._on_call)
             )
             self._memo = stack.enter_context(
-                memoised_decode(self.pipe, self.micro_batch, self._count_decodes)
+                memoised_decode(self.pipe, self, self._count_decodes)
             )
             stack.enter_context(sliced_postprocess(self.pipe, self.micro_batch))
-            stack.enter_context(chunked_feeding(self.pipe, rows, self.micro_batch))
+            stack.enter_context(chunked_feeding(self.pipe, rows, self))
             stack.enter_context(watched_progress(self.pipe, self._on_bar))
             stack.enter_context(own_ranking_off(self.pipe))
             self._kept = stack.enter_context(kept_conditioning(self.pipe, rows))

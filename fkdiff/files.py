@@ -4,11 +4,11 @@ import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["write_whole"]
+__all__ = ["clear_parts", "write_whole"]
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file in one move: whoever looks, also after a crash, sees the old one or the new one.
+    """Write a file in one move: a reader sees the old one or the new one, also after a crash.
 
     Arguments:
         path: The file; its folder is created if need be.
@@ -36,6 +36,12 @@ def write_whole(path: Path, data: bytes) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def clear_parts(folder: Path) -> None:
+    """Remove what killed writers left below a folder that nobody else is writing into."""
+    for part in folder.rglob(".*.part"):
+        part.unlink(missing_ok=True)
 
 
 def _umask() -> int:

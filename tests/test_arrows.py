@@ -13,7 +13,18 @@ PACKAGE = ROOT / "fkdiff"
 
 # What each part may import of fkdiff, itself apart. `terms` know smc and processes; `taps` alone
 # know diffusers' insides; report, zoo, pipelines, bench and cli sit on top.
-CORE = {"_version", "files", "smc", "processes", "terms", "taps", "result", "run", "steering", "sampling"}
+CORE = {
+    "_version",
+    "files",
+    "smc",
+    "processes",
+    "terms",
+    "taps",
+    "result",
+    "run",
+    "steering",
+    "sampling",
+}
 MAY = {
     "_version": set(),
     "files": set(),

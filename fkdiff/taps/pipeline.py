@@ -25,8 +25,8 @@ from fkdiff.taps.postprocess import sliced_postprocess
 from fkdiff.taps.regions import TappedRegions
 from fkdiff.taps.results import cut_pictures
 from fkdiff.taps.scheduler import Call, permute_history, tapped_scheduler
-from fkdiff.taps.snapshots import Keeper
 from fkdiff.taps.shadowing import own_ranking_off, watched_progress
+from fkdiff.taps.snapshots import Keeper
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.regions import Regions, regions_of
 from fkdiff.terms.step import Expert, Step
@@ -114,12 +114,8 @@ class PipelineTap:
             stack.enter_context(
                 tapped_scheduler(self.pipe, self.generators, self._on_step, self._before)
             )
-            stack.enter_context(
-                tapped_denoiser(self.pipe, rows, self, self.cost, self._on_call)
-            )
-            self._memo = stack.enter_context(
-                memoised_decode(self.pipe, self, self._count_decodes)
-            )
+            stack.enter_context(tapped_denoiser(self.pipe, rows, self, self.cost, self._on_call))
+            self._memo = stack.enter_context(memoised_decode(self.pipe, self, self._count_decodes))
             stack.enter_context(sliced_postprocess(self.pipe, self.micro_batch))
             stack.enter_context(chunked_feeding(self.pipe, rows, self))
             stack.enter_context(watched_progress(self.pipe, self._on_bar))

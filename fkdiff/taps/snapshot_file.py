@@ -93,8 +93,8 @@ def _check_kind(path: Path, head: Mapping[str, str]) -> None:
         raise SnapshotError(f"{path} is no snapshot of fkdiff; choose another folder")
     if head.get("version") != str(VERSION):
         raise SnapshotError(
-            f"{path} has version {head.get('version')} of the format, this fkdiff reads {VERSION}; "
-            f"go on with the fkdiff that wrote it, or delete it to start anew"
+            f"{path} has version {head.get('version')} of the format, this fkdiff reads {VERSION};"
+            f" go on with the fkdiff that wrote it, or delete it to start anew"
         )
 
 

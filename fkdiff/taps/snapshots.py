@@ -133,8 +133,9 @@ class Keeper:
         )
         changed = [k for k in {**mine, **theirs} if mine.get(k) != theirs.get(k)]
         if changed:
-            told = "; ".join(f"{k}: {theirs.get(k)!r:.60} there, {mine.get(k)!r:.60} here"
-                             for k in changed[:3])
+            told = "; ".join(
+                f"{k}: {theirs.get(k)!r:.60} there, {mine.get(k)!r:.60} here" for k in changed[:3]
+            )
             raise SnapshotError(
                 f"{self.place.file} is of another run ({told}); choose another folder, or delete "
                 f"it to start anew"
@@ -171,7 +172,9 @@ def restore(tap: Any, call: Call, saved: dict[str, Any]) -> None:
     for name, value in saved["scheduler"].items():
         if name in here:  # a file can't give a scheduler what it doesn't have
             here[name] = _placed(value, here[name], call.sample)
-    call.output.update({name: _placed(v, None, call.sample) for name, v in saved["output"].items()})
+    call.output.update(
+        {name: _placed(v, None, call.sample) for name, v in saved["output"].items()}
+    )
     for generator, state in zip(tap.generators, saved["generators"], strict=True):
         generator.set_state(state)
     tap._moves, tap._parents, tap._origin = saved["moves"], saved["parents"], saved["origin"]

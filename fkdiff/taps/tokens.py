@@ -238,9 +238,7 @@ class TokenTap:
         with calling(module, call):
             yield
 
-    def _cut(
-        self, network: Callable[..., Any], bound: inspect.BoundArguments, size: int
-    ) -> Any:
+    def _cut(self, network: Callable[..., Any], bound: inspect.BoundArguments, size: int) -> Any:
         def logits(*args: Any, **kwargs: Any) -> Any:
             return (network(*args, **kwargs).logits,)
 

@@ -55,7 +55,9 @@ def within_memory(holder: Batched, rows: int, call: Callable[[int], _Made]) -> _
         # Out of the handler: nothing holds on to what the failed call had made.
         holder.micro_batch = size // 2
         _logger.warning(
-            "out of memory with %d particles at once; going on with micro_batch=%d", size, size // 2
+            "out of memory with %d particles at once; going on with micro_batch=%d",
+            size,
+            size // 2,
         )
         gc.collect()
         if torch.cuda.is_available():

@@ -62,7 +62,9 @@ class Evaluations:
             parts = within_memory(
                 self,
                 len(states),
-                lambda size: [self.ask(source, branch, part, alpha) for part in states.split(size)],
+                lambda size: [
+                    self.ask(source, branch, part, alpha) for part in states.split(size)
+                ],
             )
         self.cost.denoiser_evaluations += len(states)
         return torch.cat(parts)[place]

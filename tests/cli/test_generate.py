@@ -111,7 +111,7 @@ def test_refuses_a_folder_that_nobody_can_write_to(fkdiff, here, model):
 
 FAILURES = {
     "nan_later": (1, ["nan_later", "NaN", "step 2 of 3", "particle"]),
-    "hungry": (1, ["out of memory", "--micro-batch 1"]),
+    "hungry": (1, ["out of memory", "fewer --particles"]),
     "interrupted": (130, ["interrupted"]),
 }
 

@@ -8,8 +8,16 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from safetensors.torch import load_file, safe_open, save_file
 
 from fkdiff import (
-    Anneal, Correct, Cutout, Product, Resample, RLGuidance, Tilt, as_reward, steer,
-)  # fmt: skip
+    Anneal,
+    Correct,
+    Cutout,
+    Product,
+    Resample,
+    RLGuidance,
+    Tilt,
+    as_reward,
+    steer,
+)
 from fkdiff.taps import TapError, snapshots
 from fkdiff.taps.snapshot_file import fits, read_tree, write_tree
 from fkdiff.taps.snapshots import SnapshotError, Snapshots

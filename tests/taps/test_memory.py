@@ -77,7 +77,7 @@ def test_decoders_and_rewards_get_fewer_rows(caplog):
     out = steer(tiny.pipe, Tilt(as_reward(hungry)), particles=5, seed=2, select="all")
     result = out(**tiny.call, **CALL).steering
     assert looked[:2] == [5, 2] and max(looked[1:]) == 2
-    assert result.cost.reward_calls == {"hungry": 10}
+    assert result.cost.reward_calls == {"hungry": 15}
 
 
 def test_a_controlnet_gets_fewer_rows():

@@ -5,6 +5,7 @@ import re
 import shlex
 import types
 import typing
+import warnings
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -34,6 +35,12 @@ def places(request: Request, folder: Path, go_on: bool) -> "dict[str, Snapshots]
 
     if not request.save_every:
         return {}
+    if not go_on and _file(folder).is_file():
+        warnings.warn(
+            f"{folder} holds an unfinished run, and this one replaces it; to go on with that: "
+            f"fkdiff generate --resume {shlex.quote(str(folder))}",
+            stacklevel=2,
+        )
     note = {"request": note_of(request)}
     files = {"steered": "snapshot.safetensors", "plain": "snapshot-plain.safetensors"}
     return {
@@ -100,6 +107,8 @@ def resumed(folder: Path, given: Mapping[str, Any]) -> Request:
     except (TypeError, ValueError) as error:
         raise refused(f"--resume {folder} holds no run of this command: {error}") from None
     _check_rewards(folder, request, given)
+    if given.get("save_every") == 0:
+        raise refused("--save-every must be at least 1 with --resume, got 0")
     changes = {k: given[k] for k in ("micro_batch", "reward_timeout", "save_every") if k in given}
     return checked(replace(request, out=folder, **changes))
 

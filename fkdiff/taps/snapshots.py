@@ -64,7 +64,7 @@ class Snapshots:
     @property
     def file(self) -> Path:
         """The snapshot; whole whenever it is there."""
-        return Path(self.folder) / self.name
+        return Path(self.folder).expanduser() / self.name
 
     def forget(self) -> None:
         """Delete the snapshot, once what came out of the run is safe."""

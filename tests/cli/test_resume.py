@@ -241,6 +241,8 @@ REFUSED = {
     "no folder": (["--resume", "nowhere"], "holds no unfinished run"),
     "a file": (["--resume", "mine.py"], "holds no unfinished run"),
     "a prompt": (["a cat", "--resume", "run"], "leave out prompt"),
+    "no saving": (["--resume", "run", "--reward", "mine.py:score", "--save-every", "0"],
+                  "--save-every must be at least 1 with --resume"),
     "other options": (["--resume", "run", "--seed", "3", "--particles", "4"],
                       "leave out --particles, --seed"),
     "code that isn't named": (["--resume", "run"],
@@ -295,6 +297,12 @@ def test_another_model_is_refused(fkdiff, here, broken, model):
     code, _, error = fkdiff("generate", "--resume", "run", "--reward", "mine.py:score")
     assert code == 2 and "is of another run (versions" in error
     assert file.is_file()
+
+
+def test_a_new_run_in_the_folder_of_another_says_so(generate, here, whole, broken):
+    code, _, error = generate(WHOLE, "run")
+    assert code == 0 and "note: run holds an unfinished run" in error
+    assert same(whole, here / "run")
 
 
 def test_nothing_is_kept_where_nothing_is_asked_for(generate, here):

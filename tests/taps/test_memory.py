@@ -42,8 +42,7 @@ def steered(pipe, **more):
     return steer(pipe, Tilt(bright, 20.0), **{**settings, **more})
 
 
-@pytest.mark.parametrize("kind", ERRORS)
-def test_the_network_gets_half_as_many_rows_until_they_fit(kind, caplog):
+def test_the_network_gets_half_as_many_rows_until_they_fit(caplog):
     tiny = shared("sd")
     call = {**tiny.call, **CALL}
     given = steered(tiny.pipe, micro_batch=1)(**call).steering
@@ -65,7 +64,7 @@ def test_decoders_and_rewards_get_fewer_rows(caplog):
     tiny = shared("sd")
     with short_of_memory(tiny.pipe.vae.decoder, 2, ERRORS["cuda"]) as seen:
         found = steered(tiny.pipe)(**tiny.call, **CALL).steering
-    assert seen[:2] == [5, 2] and found.settings["micro_batch"] == 2
+    assert seen[0] == 5 and set(seen[1:]) == {1} and found.settings["micro_batch"] == 2
     looked = []
 
     def hungry(pixels):
@@ -122,7 +121,8 @@ def test_loops_of_our_own_get_fewer_rows():
     assert seen[:3] == [8, 4, 2]
 
 
-def test_the_limit_stays_for_the_rest_of_the_run():
+@pytest.mark.parametrize("kind", ERRORS)
+def test_the_limit_stays_for_the_rest_of_the_run(kind):
     class Holder:
         micro_batch = None
 
@@ -131,7 +131,7 @@ def test_the_limit_stays_for_the_rest_of_the_run():
     def call(size):
         seen.append(size)
         if size > 2:
-            raise MemoryError
+            raise ERRORS[kind]
         return size
 
     assert [within_memory(holder, 9, call) for _ in range(2)] == [2, 2]

@@ -147,7 +147,7 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
     if typing.get_origin(choices[0]) is tuple and isinstance(value, list):
         if all(isinstance(item, str) for item in value):
             return tuple(value)
-    elif float in choices and type(value) in (int, float):
+    elif float in choices and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     elif type(value) in choices:
         return value

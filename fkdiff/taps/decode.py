@@ -269,7 +269,7 @@ def memoised_decode(
             return value[part] if per_row else value
 
         def few(_: int) -> Tensor:
-            # At full resolution a row takes more than in the denoiser (VAE slicing takes one, too).
+            # At full resolution a row takes more than in the denoiser; VAE slicing takes one, too.
             size, out = 1 if holder.micro_batch else len(rows), []
             for part in (rows[i : i + size] for i in range(0, len(rows), size)):
                 named = {name: of(value, part) for name, value in kwargs.items()}

@@ -27,7 +27,7 @@ def run(quick: bool, seed: int) -> dict[str, Any]:
     """Kill a run at random transitions, inject each fault, go on and compare bit by bit.
 
     Arguments:
-        quick: 4 particles and 8 steps instead of 8 and 30.
+        quick: 8 steps instead of 20.
         seed: Seed of the noise and of the transitions at which a run is killed.
 
     Returns:
@@ -44,7 +44,7 @@ def run(quick: bool, seed: int) -> dict[str, Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a forked process can't use the threads of its parent
     try:
-        lab = _lab(seed, *((4, 8) if quick else (8, 30)))
+        lab = _lab(seed, 4, 8 if quick else 20)
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(lab.steps - 1, generator=generator).repeat(KILLS)
         killed_at = [int(step) + 2 for step in order[:KILLS]]

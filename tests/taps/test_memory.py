@@ -47,7 +47,7 @@ def test_the_network_gets_half_as_many_rows_until_they_fit(caplog):
     call = {**tiny.call, **CALL}
     given = steered(tiny.pipe, micro_batch=1)(**call).steering
     with (
-        short_of_memory(tiny.pipe.unet, 3, ERRORS[kind]) as seen,
+        short_of_memory(tiny.pipe.unet, 3, ERRORS["cuda"]) as seen,
         caplog.at_level(logging.WARNING),
     ):
         found = steered(tiny.pipe)(**call).steering  # 5 particles, 2, 1: two rows each, guided

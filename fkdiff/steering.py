@@ -66,8 +66,9 @@ def steer(
         seed: Seed of every random stream; a generator given to the call supplies it otherwise.
             Several seeds, one for each particle of each prompt, give each picture a stream of
             its own: the same alone and in any company.
-        keep: Folder in which the state is kept after each transition; a call that finds one of
-            the same settings there goes on from it and ends bit for bit the same. Needs a seed.
+        keep: Folder in which the state is kept after each transition (or `Snapshots` of
+            `fkdiff.taps.snapshots`, which say how often); a call that finds one of the same
+            settings there goes on from it and ends bit for bit the same. Needs a seed.
 
     Returns:
         A callable that takes the pipeline's own arguments and returns its own output type, with

@@ -23,7 +23,7 @@ from fkdiff.commands import (
     show,
     sweep,
 )
-from fkdiff.commands.stops import Stop
+from fkdiff.commands.stops import Stop, disk_full
 
 __all__ = ["app", "main"]
 
@@ -75,6 +75,10 @@ def _run(words: list[str]) -> int:
         return _say(str(stop), stop.code)
     except (typer.Abort, KeyboardInterrupt):
         return _say("interrupted", 130)
+    except OSError as error:
+        if disk_full(error) is None:
+            raise
+        return _say(f"{disk_full(error)} and give the command again", 1)
     except _CLICK_ERROR as error:
         return _say(" ".join(error.format_message().split()), 2)
     return code if isinstance(code, int) else 0

@@ -171,6 +171,26 @@ class Run:
             shown["best"] = f"{float(values.max()):.3f}"
         return shown
 
+    def state(self) -> dict[str, Any]:
+        """Everything that the run remembers, for a snapshot."""
+        return {
+            "log_w": self.log_w,
+            "lineage": list(self.cloud.lineage),
+            "streams": [stream.get_state() for stream in self._streams],
+            "states": [dict(state) for state in self._states],
+            "twists": list(self._twists),
+            "trace": [dict(vars(entry)) for entry in self.trace],
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        self.cloud.log_w = saved["log_w"].reshape(self.log_w.shape)
+        self.cloud.lineage = list(saved["lineage"])
+        for stream, state in zip(self._streams, saved["streams"], strict=True):
+            stream.set_state(state)
+        self._states, self._twists = list(saved["states"]), list(saved["twists"])
+        self.trace = [Trace(**entry) for entry in saved["trace"]]
+
     def _permute(self, rows: Tensor) -> None:
         self._states = [{k: v[rows] for k, v in state.items()} for state in self._states]
         self._twists = [t.flatten()[rows].reshape(t.shape) for t in self._twists]

@@ -22,6 +22,7 @@ from fkdiff.smc import Resample
 from fkdiff.terms.consistency import check_pool, corrector_of, stated_target
 from fkdiff.terms.correctors import pool_estimate, warn_few_steps
 from fkdiff.terms.cost import Cost
+from fkdiff.terms.memory import within_memory
 from fkdiff.terms.pool import Source, compose, exponent_sum, label
 from fkdiff.terms.reward import Reward
 from fkdiff.terms.step import Expert, Step
@@ -229,10 +230,11 @@ class _Loop:
         x, path = self._at
         denoiser = self._denoiser(source, branch)
         with self.cost.time("denoise"):
-            parts = [
-                denoiser(part, path.alpha, path.sigma)
-                for part in x.split(self.micro_batch or len(x))
-            ]
+            parts = within_memory(
+                self,
+                len(x),
+                lambda size: [denoiser(part, path.alpha, path.sigma) for part in x.split(size)],
+            )
         self.cost.denoiser_evaluations += len(x)
         return torch.cat(parts)
 

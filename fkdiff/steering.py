@@ -5,6 +5,7 @@ import resource
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from fkdiff.taps import PipelineTap, TapError
 from fkdiff.taps.arguments import Expanded, expand, seed_of
 from fkdiff.taps.families import check_family
 from fkdiff.taps.results import fields, keep_rows
+from fkdiff.taps.snapshots import Keeper, Snapshots
 from fkdiff.taps.token_families import draws_tokens, token_tap
 from fkdiff.taps.tokens import TokenTap, expand_tokens
 from fkdiff.terms.consistency import check_pool, stated_target, tilts
@@ -42,6 +44,7 @@ def steer(
     select: str | None = None,
     seed: int | Sequence[int] | None = None,
     watch: Watch | None = None,
+    keep: Snapshots | str | Path | None = None,
 ) -> "Steered":
     r"""Make a pipeline draw weighted particles that stand for the terms' stated target.
 
@@ -66,6 +69,9 @@ def steer(
             its own: the same alone and in any company.
         watch: Called with the step and its trace after each transition, to show a run while it
             lasts; what it raises ends the run.
+        keep: Folder in which the state is kept after each transition (or `Snapshots` of
+            `fkdiff.taps.snapshots`, which say how often); a call that finds one of the same
+            settings there goes on from it and ends bit for bit the same. Needs a seed.
 
     Returns:
         A callable that takes the pipeline's own arguments and returns its own output type, with
@@ -90,6 +96,7 @@ def steer(
         select=select or ("best" if tilts(terms) else "sample"),
         seed=seed,
         watch=watch,
+        keep=Snapshots.of(keep),
     )
 
 
@@ -108,6 +115,7 @@ class Steered:
         select: "best", "sample" or "all".
         seed: Seed, None to take the call's generator or a fresh one.
         watch: See `steer`.
+        keep: Where the state is kept, None for nowhere.
         partial: Record of the last run, also of one that failed; None before the first step.
         sources: Where adapters came from, by name, for the record.
     """
@@ -122,6 +130,7 @@ class Steered:
     select: str
     seed: int | Sequence[int] | None
     watch: Watch | None = field(default=None, repr=False)
+    keep: Snapshots | None = None
     partial: Result | None = field(default=None, repr=False)
     sources: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -165,6 +174,8 @@ class Steered:
         self.partial = None
         seeds = None if self.seed is None or isinstance(self.seed, int) else list(self.seed)
         seed = seeds[0] if seeds else seed_of(kwargs.get("generator"), self.seed)  # pyright: ignore
+        if seed is None and self.keep is not None:
+            raise ValueError("seed must be given with keep, or no later call draws the same")
         seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
         as_tuple = kwargs.pop("return_dict", True) is False
         name = kwargs.pop("output", None)  # what a modular pipeline returns in place of its state
@@ -179,6 +190,10 @@ class Steered:
         tap = self._tap(expanded, run, self._streams(expanded, seed, seeds))
         self._check_inputs(tap)
         settings = self._settings(expanded)
+        if isinstance(tap, PipelineTap) and self.keep is not None:
+            call = dict(expanded.arguments)
+            known = {**settings, "prompts": expanded.prompts, "seed": seed, "call": call}
+            tap.keeper = Keeper(self.keep, {**known, "wanted": expanded.wanted})
         try:
             with run.cost.time("total"):
                 output = tap()
@@ -190,6 +205,9 @@ class Steered:
         finally:
             run.cost.peak_memory_mb = _peak_memory_mb()
             settings["replaced_step"] = tap.replaced
+            if tap.micro_batch != self.micro_batch:
+                settings["micro_batch"] = tap.micro_batch
+                settings["out_of_memory"] = f"went on with micro_batch={tap.micro_batch}"
             self.partial = run.result(self.target, settings)
         if self.partial is not None and self.partial.samples is None and self.select == "all":
             self.partial.samples = _pictures(output, run)
@@ -259,6 +277,8 @@ class Steered:
 
     def _check_tokens(self) -> None:
         """Token pipelines mix no predictions, and their steps are stochastic or not as called."""
+        if self.keep is not None:
+            raise TapError(f"keep must be None for {type(self.pipe).__name__}, which draws tokens")
         for term in self.terms:
             if not isinstance(term, Tilt):
                 raise TapError(

@@ -13,13 +13,25 @@ PACKAGE = ROOT / "fkdiff"
 
 # What each part may import of fkdiff, itself apart. `terms` know smc and processes; `taps` alone
 # know diffusers' insides; report, zoo, pipelines, bench and cli sit on top.
-CORE = {"_version", "smc", "processes", "terms", "taps", "result", "run", "steering", "sampling"}
+CORE = {
+    "_version",
+    "files",
+    "smc",
+    "processes",
+    "terms",
+    "taps",
+    "result",
+    "run",
+    "steering",
+    "sampling",
+}
 MAY = {
     "_version": set(),
+    "files": set(),
     "smc": set(),
     "processes": set(),
     "terms": {"smc", "processes"},
-    "taps": {"processes", "terms"},
+    "taps": {"files", "processes", "terms"},
     "result": {"terms"},
     "run": {"smc", "processes", "terms", "result"},
     "steering": {"smc", "processes", "terms", "taps", "result", "run"},

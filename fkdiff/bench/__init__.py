@@ -28,11 +28,12 @@ BENCHES = {
     "rgba": "cut-outs by `emoji`: cropped subjects, the judge on new backgrounds, time, memory",
     "discrete": "rare attributes of antibodies: plain, best of 8, FK by particles and draws",
     "discrete_correctors": "total variation of corrected masked models, by rate scale",
+    "faults": "runs killed at random steps, and each fault of the table: what is lost",
     "peptides": "designed peptides under an independent judge, at equal network evaluations",
 }
 
 
-RESUMABLE = frozenset(BENCHES) - {"alpha", "memory", "overhead", "resampling"}
+RESUMABLE = frozenset(BENCHES) - {"alpha", "faults", "memory", "overhead", "resampling"}
 """Benches that keep their finished runs in a file and go on from it."""
 
 

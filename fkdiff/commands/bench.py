@@ -8,6 +8,7 @@ import typer
 
 from fkdiff.bench import BENCHES, RESUMABLE
 from fkdiff.commands.stops import refused
+from fkdiff.files import write_whole
 
 __all__ = ["EXAMPLE", "bench"]
 
@@ -52,7 +53,7 @@ def bench(
     rows = [(path, _shown(value)) for path, value in _flat(results)]
     console.print(_table([name, ""], rows))
     if json_file is not None:
-        json_file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_whole(json_file, (json.dumps(results, indent=2) + "\n").encode())
 
 
 def _flat(tree: dict[str, Any], above: str = "") -> list[tuple[str, Any]]:

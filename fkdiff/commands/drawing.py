@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -11,12 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from fkdiff.commands.pool_options import pool_of, sources_of
 from fkdiff.commands.request import Request, checked, command_of, parse_window
-from fkdiff.commands.stops import Stop, failed, refused
+from fkdiff.commands.resuming import places
+from fkdiff.commands.stops import Stop, disk_full, failed, refused
+from fkdiff.commands.telling import tell
+from fkdiff.files import clear_parts
 
 if TYPE_CHECKING:
     from fkdiff.result import Result
     from fkdiff.run import Watch
     from fkdiff.steering import Steered
+    from fkdiff.taps.snapshots import Snapshots
 
 __all__ = [
     "Loaded",
@@ -49,18 +54,23 @@ class _Job:
     rewards: tuple[Any, ...]
     call: dict[str, Any]
     folder: Path
+    places: "dict[str, Snapshots]"
 
 
-def draw(request: Request) -> None:
+def draw(request: Request, go_on: bool = False) -> None:
     """Run a request and print where its report is.
+
+    Arguments:
+        request: The request.
+        go_on: Whether to go on with the unfinished run of its folder.
 
     Raises:
         Stop: If it is refused (nothing is written), fails or is interrupted (what was made is
             kept).
     """
     request = checked(request)
-    result, page = save_run(request, load(request))
-    _tell(result, page)
+    result, page = save_run(request, load(request), go_on=go_on)
+    tell(result, page)
 
 
 def load(request: Request, before: Loaded | None = None) -> Loaded:
@@ -71,7 +81,8 @@ def load(request: Request, before: Loaded | None = None) -> Loaded:
     """
     known = {} if before is None else before.rewards
     wanted = [request.reward or "", *request.monitor]
-    rewards = {s: known.get(s) or load_reward_of(s) for s in wanted if s != "none"}
+    limit = request.reward_timeout
+    rewards = {s: known.get(s) or load_reward_of(s, limit) for s in wanted if s != "none"}
     if before is not None:
         return replace(before, rewards=known | rewards)
     pipe = load_pipeline(request)
@@ -80,27 +91,38 @@ def load(request: Request, before: Loaded | None = None) -> Loaded:
 
 
 def save_run(
-    request: Request, loaded: Loaded, watch: "Watch | None" = None
+    request: Request, loaded: Loaded, watch: "Watch | None" = None, go_on: bool = False
 ) -> "tuple[Result, Path]":
     """Run a checked request and save it; gives the path of its report.
+
+    Its states are deleted once the report is whole.
 
     Arguments:
         request: Checked.
         loaded: Its pipeline and rewards.
         watch: Called after each transition of the steered run.
+        go_on: Whether the folder holds states to go on from.
 
     Raises:
         Stop: As `draw` does.
     """
-    job = _prepared(request, loaded, watch)
+    job = _prepared(request, loaded, watch, go_on)
     result = _steered(job)
-    page = result.save(job.folder, plain=_plain(job, result), command=_command(job))
+    plain = _plain(job, result)
+    try:
+        page = result.save(job.folder, plain=plain, command=_command(job))
+    except OSError as error:
+        raise failed(f"{disk_full(error) or error}{_going_on(job)}") from None
+    for place in job.places.values():
+        place.forget()
+    clear_parts(job.folder)
     return result, page
 
 
-def _prepared(request: Request, loaded: Loaded, watch: "Watch | None") -> _Job:
+def _prepared(request: Request, loaded: Loaded, watch: "Watch | None", go_on: bool) -> _Job:
     """Refuse what the pipeline can't do."""
     from fkdiff import Resample, Tilt, steer
+    from fkdiff.taps.token_families import draws_tokens
 
     try:
         resample = Resample(
@@ -110,6 +132,8 @@ def _prepared(request: Request, loaded: Loaded, watch: "Watch | None") -> _Job:
         raise refused(f"--resample: {error}") from None
     steering = [] if request.reward == "none" else [loaded.rewards[request.reward or ""]]
     monitors = [loaded.rewards[spec] for spec in request.monitor]
+    folder = request.out or free_folder(request.prompts[0])
+    kept = {} if draws_tokens(loaded.pipe) else places(request, folder, go_on)
     try:
         steered = steer(
             loaded.pipe,
@@ -122,17 +146,18 @@ def _prepared(request: Request, loaded: Loaded, watch: "Watch | None") -> _Job:
             select=request.select if steering else "all",  # nothing ranks them: every picture
             seed=request.seed,
             watch=watch,
+            keep=kept.get("steered"),
         )
     except (ValueError, TypeError) as error:
         raise refused(error) from None
     call = call_arguments(request, loaded.pipe)
-    folder = request.out or free_folder(request.prompts[0])
-    return _Job(request, loaded.pipe, steered, (*steering, *monitors), call, folder)
+    return _Job(request, loaded.pipe, steered, (*steering, *monitors), call, folder, kept)
 
 
-def load_reward_of(spec: str) -> Any:
-    """A reward by its words, ready to score; refused if it can't be had."""
+def load_reward_of(spec: str, seconds: float | None = None) -> Any:
+    """A reward by its words, ready to score in so many seconds; refused if it can't be had."""
     from fkdiff.terms.reward import RewardError, load_reward
+    from fkdiff.terms.reward_time import within_seconds
 
     try:
         reward = load_reward(spec)
@@ -140,7 +165,7 @@ def load_reward_of(spec: str) -> Any:
             reward.prepare()  # a missing download is told now, not after the first steps
     except (RewardError, OSError) as error:
         raise refused(error) from None
-    return reward
+    return reward if seconds is None else within_seconds(reward, seconds)
 
 
 def load_pipeline(request: Request) -> Any:
@@ -231,6 +256,7 @@ def _command(job: _Job) -> str:
 
 def _steered(job: _Job) -> "Result":
     """The run itself; whatever ends it early, what was made is kept."""
+    from fkdiff.terms.memory import ran_out
     from fkdiff.terms.reward import RewardError
 
     job.steered.sources.update(sources_of(job.request))
@@ -243,37 +269,38 @@ def _steered(job: _Job) -> "Result":
     except KeyboardInterrupt:
         raise Stop(f"interrupted{_kept(job)}", code=130) from None
     except Exception as error:
-        if _is_memory(error):
-            raise failed(f"out of memory; {_smaller(job.request)}{_kept(job)}") from None
+        if ran_out(error):
+            told = "out of memory; try fewer --particles, or a smaller --height and --width"
+            raise failed(f"{told}{_kept(job)}") from None
+        if disk_full(error):
+            raise failed(f"{disk_full(error)}{_kept(job)}") from None
         if job.steered.partial is None and isinstance(error, ValueError | OSError):
             raise refused(error) from None
         _kept(job)
         raise
 
 
-def _is_memory(error: Exception) -> bool:
-    """Whether memory ran out: torch says so in three ways."""
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError)
-        and bool(re.search(r"out of memory|can't allocate memory", str(error)))
-    )
-
-
-def _smaller(request: Request) -> str:
-    """What to try where memory ran out."""
-    batch = request.micro_batch or request.particles * len(request.prompts)
-    if batch > 1:
-        return f"try --micro-batch {batch // 2}"
-    return "try a smaller --height and --width"
-
-
 def _kept(job: _Job) -> str:
     """Save what there is of a run that was cut short; says where."""
     partial = job.steered.partial
     if partial is None:
-        return "; nothing had been made yet"
-    page = partial.save(job.folder, command=_command(job))
-    return f"; what was made is in {page}"
+        return _going_on(job) or "; nothing had been made yet"
+    try:
+        page = partial.save(job.folder, command=_command(job))
+    except OSError as error:
+        return f"; what was made can't be saved: {error.strerror or error}{_going_on(job)}"
+    return f"; what was made is in {page}{_going_on(job)}"
+
+
+def _going_on(job: _Job) -> str:
+    """How to go on with the run, where its state is kept."""
+    place = job.places.get("steered")
+    if place is None or not place.file.is_file():
+        return ""
+    named = command_of(Request((), reward=job.request.reward, monitor=job.request.monitor))
+    words = shlex.split(named)[2:]
+    again = shlex.join(["fkdiff", "generate", "--resume", str(job.folder), *words])
+    return f"; go on with: {again}"
 
 
 def _plain(job: _Job, result: "Result") -> "Result | None":
@@ -290,6 +317,7 @@ def _plain(job: _Job, result: "Result") -> "Result | None":
         monitor=job.rewards,
         select="all",
         seed=job.request.seed,
+        keep=job.places.get("plain"),
     )
     call = {k: v for k, v in job.call.items() if k != "num_images_per_prompt"}
     job.pipe.set_progress_bar_config(desc="plain, to compare")
@@ -297,32 +325,5 @@ def _plain(job: _Job, result: "Result") -> "Result | None":
         return plain(**call).steering
     except KeyboardInterrupt:
         page = result.save(job.folder, command=_command(job))
-        raise Stop(f"interrupted; the steered pictures are in {page}", code=130) from None
-
-
-def _tell(result: "Result", page: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from fkdiff.report.facts import ranked
-    from fkdiff.report.snippet import python_of
-
-    console = Console()
-    several = len(result.prompts) > 1
-    columns = ["image", *(["prompt"] if several else []), *result.rewards, "weight", "returned"]
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in ranked(result):
-        cells = [row["file"], *([result.prompts[row["prompt"]]] if several else [])]
-        cells += [f"{value:.4g}" for value in row["rewards"].values()]
-        table.add_row(*cells, f"{row['weight']:.3f}", "yes" if row["returned"] else "")
-    console.print(table)
-    for prompt, ess, log_z in zip(result.prompts, result.ess, result.log_z, strict=True):
-        about = f"{prompt}: " if several else ""
-        console.print(
-            f"{about}ESS {ess:.3g} of {result.log_w.shape[1]}, log Z {log_z:.4g}",
-            markup=False,
-            highlight=False,
-        )
-    console.print("\nThe Python that does the same:\n", highlight=False)
-    console.print(python_of(result, page.parent), markup=False, highlight=False, soft_wrap=True)
-    console.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
+        told = f"interrupted; the steered pictures are in {page}{_going_on(job)}"
+        raise Stop(told, code=130) from None

@@ -46,10 +46,17 @@ _PRODUCT = (
     "Multiply by another expert to the power B: the folder or Hub id of a pipeline, or a prompt. "
     "May be repeated."
 )
+_RESUME = (
+    "Go on with the unfinished run of a folder at its last finished step; it ends bit for bit as "
+    "if nothing had happened. Rewards of your own code are named again."
+)
+_TIMEOUT = "Seconds that one call of a reward may take; the run can go on once it is mended."
+_SAVE_EVERY = "Steps between two states on disk for --resume; 0 keeps none."
 _OUT = "Folder of the run, replacing an earlier one; by default runs/ and the prompt's words."
 
 
 def generate(
+    context: typer.Context,
     prompt: Annotated[
         list[str] | None, typer.Argument(help="What to draw; several are drawn at once.")
     ] = None,
@@ -61,6 +68,7 @@ def generate(
             "torchrun shares the lines out."
         ),
     ] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="DIR", help=_RESUME)] = None,
     model: Annotated[
         str, _option(_MODEL, "A bundled model, a folder or a Hub id.")
     ] = Request.model,
@@ -118,9 +126,15 @@ def generate(
         int, _option(_OUTPUT, "Pictures returned for each prompt.")
     ] = Request.images,
     plain: Annotated[bool | None, _option(_OUTPUT, _PLAIN, "--plain/--no-plain")] = None,
+    reward_timeout: Annotated[float | None, _option(_OUTPUT, _TIMEOUT)] = None,
+    save_every: Annotated[int, _option(_OUTPUT, _SAVE_EVERY)] = Request.save_every,
 ) -> None:
     """Draw pictures that a reward prefers, and leave a report of how."""
     given = dict(locals())
+    del given["context"], given["resume"]
+    if resume is not None:
+        go_on(resume, {k: v for k, v in given.items() if _named(context, k)})
+        return
     if bool(prompt) == (prompts is not None):
         raise refused("PROMPT must be given, or a file of them: --prompts FILE, and not both")
     from fkdiff.commands.drawing import draw
@@ -134,3 +148,21 @@ def generate(
         draw(request)
     else:
         draw_many(request, prompts)
+
+
+def _named(context: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line."""
+    source: Any = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def go_on(folder: Path, given: dict[str, Any]) -> None:
+    """Finish the run of a folder; one that is finished is only told."""
+    from fkdiff.commands.drawing import draw
+    from fkdiff.commands.resuming import finished, resumed
+
+    page = finished(folder)
+    if page is not None:
+        print(f"Finished already. Report: {page}")
+    else:
+        draw(resumed(folder, given), go_on=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from fkdiff.commands.drawing import Loaded, load, save_run
 from fkdiff.commands.prompt_file import read_prompts
 from fkdiff.commands.request import Request, command_of
+from fkdiff.commands.resuming import unfinished
 from fkdiff.commands.stops import Stop, failed, refused
 from fkdiff.report.folder import check_folder, write_json
 
@@ -80,7 +81,7 @@ def _draw(left: Sequence[tuple[Request, Path]], quiet: bool) -> list[str]:
         loaded = load(request, loaded)
         loaded.pipe.set_progress_bar_config(disable=True)
         try:
-            save_run(replace(request, out=folder), loaded)
+            save_run(replace(request, out=folder), loaded, go_on=unfinished(request, folder))
         except Stop as stop:
             if stop.code == 130:
                 raise

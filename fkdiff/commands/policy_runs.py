@@ -100,7 +100,6 @@ def run_calibration(wanted: Calibrating) -> None:
 
     tasks = wanted.task or TASKS
     _check_tasks(tasks)
-    pipeline = _pipeline(wanted.model, wanted.executed)
     for name, value, least in (
         ("--episodes", wanted.episodes, 1),
         ("--executed", wanted.executed, 1),
@@ -112,6 +111,7 @@ def run_calibration(wanted: Calibrating) -> None:
         raise refused(f"--tolerance must be positive, got {wanted.tolerance}")
     if not wanted.out.absolute().parent.is_dir():
         raise refused(f"--out {wanted.out}: its folder doesn't exist; create it first")
+    pipeline = _pipeline(wanted.model, wanted.executed)
     net: Any = pipeline.denoiser
     levels = replace(pipeline.sampler.levels, eta=0.0)
     kept: list[Recording] = []
@@ -166,6 +166,8 @@ def _check_tasks(tasks: tuple[str, ...] | list[str]) -> None:
 
 
 def _pipeline(model: str, executed: int) -> "WarmStartPolicyPipeline":
+    from diffusers.utils import logging
+
     from fkdiff import zoo
     from fkdiff.policy.pipeline import WarmStartPolicyPipeline
     from fkdiff.policy.tasks import ACTION_SIZE, OBSERVATION_SIZE
@@ -175,6 +177,7 @@ def _pipeline(model: str, executed: int) -> "WarmStartPolicyPipeline":
     folder = zoo.path(model) if model in zoo.MODELS else Path(model)
     if not folder.is_dir():
         raise refused(f"--model {model} is neither a bundled policy (metaworld) nor a folder")
+    logging.disable_progress_bar()
     try:
         pipeline = WarmStartPolicyPipeline.from_pretrained(folder)
     except (OSError, ValueError) as error:

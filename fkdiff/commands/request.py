@@ -10,10 +10,13 @@ from typing import Any
 from fkdiff.commands.pool_options import check_pool_options, is_prompt, powers
 from fkdiff.commands.stops import refused
 
-__all__ = ["POTENTIALS", "SELECTS", "Request", "checked", "command_of", "parse_window"]
+__all__ = ["POTENTIALS", "SELECTS", "UNTOLD", "Request", "checked", "command_of", "parse_window"]
 
 POTENTIALS = ("difference", "max", "sum", "current", "none")
 SELECTS = ("best", "sample", "all")
+
+UNTOLD = frozenset({"reward_timeout", "save_every"})
+"""Options that change nothing of what is drawn, so that no command tells them."""
 
 _CARD_FIELDS = {
     "num_inference_steps": "steps",
@@ -54,6 +57,8 @@ class Request:
     anneal: float | None = None
     expert: tuple[str, ...] = ()
     product: tuple[str, ...] = ()
+    reward_timeout: float | None = None
+    save_every: int = 1
 
     @property
     def pooled(self) -> bool:
@@ -122,6 +127,8 @@ def command_of(request: Request) -> str:
     """
     words = ["fkdiff", "generate", *request.prompts]
     for field in fields(Request)[1:]:
+        if field.name in UNTOLD:
+            continue
         value, option = getattr(request, field.name), "--" + field.name.replace("_", "-")
         if value == field.default or (field.name == "plain" and value is None):
             continue
@@ -135,7 +142,7 @@ def command_of(request: Request) -> str:
 
 def _check_numbers(request: Request) -> None:
     least = {"particles": 1, "images": 1, "steps": 1, "micro_batch": 1, "every": 1, "seed": 0}
-    for name, bound in {**least, "height": 8, "width": 8}.items():
+    for name, bound in {**least, "height": 8, "width": 8, "save_every": 0}.items():
         value = getattr(request, name)
         if value is not None and value < bound:
             option = "--" + name.replace("_", "-")
@@ -149,6 +156,9 @@ def _check_numbers(request: Request) -> None:
     for name, value in (("scale", request.scale), ("guidance", request.guidance)):
         if value is not None and not abs(value) < float("inf"):
             raise refused(f"--{name} must be a finite number, got {value}")
+    limit = request.reward_timeout
+    if limit is not None and not 0 < limit < float("inf"):
+        raise refused(f"--reward-timeout must be a positive number of seconds, got {limit:g}")
     if not 0 <= request.ess <= 1:
         raise refused(f"--ess must be in [0, 1], got {request.ess:g}; 0.5 resamples below half")
     parse_window(request.window)

@@ -1,6 +1,8 @@
 """Ways for a command to end early, each with its exit code and one clear line."""
 
-__all__ = ["Stop", "failed", "refused"]
+import errno
+
+__all__ = ["Stop", "disk_full", "failed", "refused"]
 
 
 class Stop(Exception):
@@ -28,3 +30,12 @@ def refused(message: object) -> Stop:
 def failed(message: object) -> Stop:
     """A failure on the way; what was made is kept."""
     return Stop(str(message), code=1)
+
+
+def disk_full(error: BaseException) -> str | None:
+    """What to say of an error by which a file can't grow; None for any other."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if not (isinstance(error, OSError) and error.errno in full):
+        return None
+    where = f" {error.filename}" if error.filename else ""
+    return f"can't write{where}: {error.strerror}; free some space"

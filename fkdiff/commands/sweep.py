@@ -1,6 +1,5 @@
 """`fkdiff sweep`: one seed drawn over weights of an expert, and over guidance with them."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -146,7 +145,7 @@ def _save(
 ) -> None:
     from rich.console import Console
 
-    from fkdiff.report import check_folder
+    from fkdiff.report.folder import check_folder, write_file, write_json
 
     folder = check_folder(request.out or Path("runs/sweep"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,11 +155,11 @@ def _save(
     if labels:
         made["grid.png"] = _figure(request, lines[1:], labels)
     for name, data in made.items():
-        (folder / name).write_bytes(data)
+        write_file(folder / name, data)
     numbers = [{k: v for k, v in vars(cell).items() if k != "image"} for cell in cells]
     about = {"prompt": request.prompts[0], "seed": request.seed, "expert": request.expert[0]}
     about |= {"model": request.model, "correct": request.correct, "cells": numbers}
-    (folder / "sweep.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "sweep.json", about)
     console = Console()
     for name in (*made, "sweep.json"):
         console.print(str(folder / name), markup=False, highlight=False, soft_wrap=True)

@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from fkdiff.files import write_whole
+
 __all__ = ["check_folder", "clear_pictures", "plain_json", "write_file", "write_json"]
 
 
@@ -34,10 +36,7 @@ def check_folder(path: str | Path) -> Path:
 
 def write_file(path: Path, data: bytes) -> None:
     """Write a file in one move: a reader sees the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    part.replace(path)
+    write_whole(path, data)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,6 +1,9 @@
 """Settings inside a picture: a JSON chunk of our own, and the text that other tools show."""
 
 import json
+import struct
+import warnings
+import zlib
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -59,18 +62,22 @@ def read_png(path: str | Path) -> dict[str, Any]:
         ValueError: If the file is no PNG, or no run of fkdiff left its settings in it.
     """
     try:
-        with Image.open(path, formats=["PNG"]) as image:
-            image.load()  # text chunks may follow the pixels
-            text = image.info.get(_KEY)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=["PNG"]) as image:
+                image.load()  # text chunks may follow the pixels
+                text = image.info.get(_KEY)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise ValueError(f"{path} claims to be larger than any picture of a run") from None
     except UnidentifiedImageError:
         raise ValueError(f"{path} is no PNG picture") from None
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     if text is None:
         raise ValueError(f"{path} carries no settings of fkdiff; only pictures of a run folder do")
     try:
         about = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         about = None
     if not isinstance(about, dict):
         raise ValueError(f"{path} carries settings that aren't valid JSON")

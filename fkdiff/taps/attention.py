@@ -98,6 +98,23 @@ class AttentionMaps:
         self._own = {k: v[rows.to(v.device)] for k, v in self._own.items()}
         self._counts = {k: v[rows.to(v.device)] for k, v in self._counts.items()}
 
+    def state(self) -> dict[str, list[tuple[str, int, Tensor]]]:
+        """The running sums, in the order in which they are added up."""
+        sums = (("cross", self._cross), ("own", self._own))
+        return {
+            "sums": [(kind, size, v) for kind, kept in sums for size, v in kept.items()],
+            "counts": [(kind, size, v) for (kind, size), v in self._counts.items()],
+        }
+
+    def restore(self, saved: dict[str, Any], device: torch.device) -> None:
+        """Go on from a `state`."""
+        sums = {
+            part: {size: v.to(device) for kind, size, v in saved["sums"] if kind == part}
+            for part in ("cross", "own")
+        }
+        self._cross, self._own = sums["cross"], sums["own"]
+        self._counts = {(kind, size): v.to(device) for kind, size, v in saved["counts"]}
+
     def maps(self, rows: Tensor) -> tuple[Tensor, Tensor | None] | None:
         """Cross-attention (n, h, w) and self-attention (n, h w, h w) of rows on the finest grid.
 

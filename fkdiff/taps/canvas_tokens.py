@@ -7,7 +7,7 @@ that is where particles are permuted.
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ class CanvasTap(TokenTap):
     """
 
     _first: Tensor | None = field(default=None, repr=False)
+
+    divisible: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -23,8 +23,9 @@ from fkdiff.taps.conditioning import PREPARING
 from fkdiff.taps.denoiser import DENOISERS, calling
 from fkdiff.taps.results import first_field
 from fkdiff.taps.shadowing import shadow_of
+from fkdiff.terms.memory import Batched, within_memory
 
-__all__ = ["DECODERS", "Decoder", "decoder_for", "memoised_decode", "null_run", "yields"]
+__all__ = ["DECODERS", "Decoder", "blank", "decoder_for", "memoised_decode", "null_run", "yields"]
 
 Call = Mapping[str, Any]
 
@@ -224,7 +225,7 @@ def yields(pipe: Any) -> str:
 
 @contextmanager
 def memoised_decode(
-    pipe: Any, micro_batch: int | None, counted: Callable[[int], None]
+    pipe: Any, holder: Batched, counted: Callable[[int], None]
 ) -> Iterator[dict[str, bool]]:
     """Decode equal latents once, a row at a time where asked, while the block lasts.
 
@@ -233,7 +234,8 @@ def memoised_decode(
 
     Arguments:
         pipe: A pipeline, with or without a `vae`.
-        micro_batch: None decodes all rows at once, any number one after the other.
+        holder: With `micro_batch` None all rows are decoded at once, and one after the other with
+            any number, or where memory runs out.
         counted: Gets the number of rows that were really decoded.
     """
     state = {"keep": False}
@@ -266,13 +268,16 @@ def memoised_decode(
             per_row = isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(z)
             return value[part] if per_row else value
 
-        # A row at full resolution takes more than in the denoiser (so VAE slicing takes one, too).
-        size, out = 1 if micro_batch else len(rows), []
-        for part in (rows[i : i + size] for i in range(0, len(rows), size)):
-            named = {name: of(value, part) for name, value in kwargs.items()}
-            given = (of(value, part) for value in args)
-            out.append(original(z[part], *given, return_dict=False, **named)[0])
-        return torch.cat(out)
+        def few(_: int) -> Tensor:
+            # At full resolution a row takes more than in the denoiser; VAE slicing takes one, too.
+            size, out = 1 if holder.micro_batch else len(rows), []
+            for part in (rows[i : i + size] for i in range(0, len(rows), size)):
+                named = {name: of(value, part) for name, value in kwargs.items()}
+                given = (of(value, part) for value in args)
+                out.append(original(z[part], *given, return_dict=False, **named)[0])
+            return torch.cat(out)
+
+        return within_memory(holder, len(rows), few)
 
     vae.decode = decode
     try:
@@ -333,11 +338,15 @@ def _returning(base: type, z: Tensor) -> type:
 def _silent(module: torch.nn.Module, template: Any) -> Iterator[None]:
     def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         values = (*args, *kwargs.values())
-        batch = next(len(v) for v in values if isinstance(v, Tensor) and v.ndim)
-        if isinstance(template[0], list):
-            return ([torch.zeros_like(template[0][0])] * batch,)
-        zeros = torch.zeros_like(template[0][:1]).expand(batch, *template[0].shape[1:])
-        return type(template)(sample=zeros) if isinstance(template, dict) else (zeros,)
+        return blank(template, next(len(v) for v in values if isinstance(v, Tensor) and v.ndim))
 
     with calling(module, call):
         yield
+
+
+def blank(template: Any, batch: int) -> Any:
+    """Zeros of so many rows in the form of a network's output."""
+    if isinstance(template[0], list):
+        return ([torch.zeros_like(template[0][0])] * batch,)
+    zeros = template[0].new_zeros(batch, *template[0].shape[1:])
+    return type(template)(sample=zeros) if isinstance(template, dict) else (zeros,)

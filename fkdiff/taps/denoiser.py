@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fkdiff.taps.coefficients import TapError
 from fkdiff.terms.cost import Cost
+from fkdiff.terms.memory import Batched, within_memory
 from fkdiff.terms.step import Expert
 
 __all__ = [
@@ -66,7 +67,7 @@ OnCall: TypeAlias = Callable[[NetworkCall], Any]
 def tapped_denoiser(
     pipe: Any,
     rows: int,
-    micro_batch: int | None,
+    holder: Batched,
     cost: Cost,
     on_call: "OnCall",
 ) -> Iterator[None]:
@@ -78,7 +79,8 @@ def tapped_denoiser(
     Arguments:
         pipe: A pipeline with a `unet` or `transformer`.
         rows: N, the number of particles in all.
-        micro_batch: Particles per network call, None for all at once.
+        holder: Says how many particles a network call has, None for all; less where memory runs
+            out.
         cost: Counts rows and seconds.
         on_call: Answers each call; it may evaluate the network once, several times, or others.
     """
@@ -86,7 +88,7 @@ def tapped_denoiser(
         for name in DENOISERS:
             module = getattr(pipe, name, None)
             if isinstance(module, torch.nn.Module):
-                stack.enter_context(_tapped(name, module, rows, micro_batch, cost, on_call))
+                stack.enter_context(_tapped(name, module, rows, holder, cost, on_call))
         yield
 
 
@@ -95,7 +97,7 @@ def _tapped(
     name: str,
     module: torch.nn.Module,
     rows: int,
-    micro_batch: int | None,
+    holder: Batched,
     cost: Cost,
     on_call: "OnCall",
 ) -> Iterator[None]:
@@ -105,10 +107,15 @@ def _tapped(
     def evaluate(bound: inspect.BoundArguments, other: torch.nn.Module | None = None) -> Any:
         network = other or functools.partial(base.__call__, module)
         batch = batch_of(bound)
+        copies = max(1, batch // rows)
+
+        def few(size: int) -> Any:
+            if size * copies >= batch:
+                return network(*bound.args, **bound.kwargs)
+            return chunked(network, bound, size * copies)
+
         with cost.time("denoise"):
-            size = batch if micro_batch is None else micro_batch * max(1, batch // rows)
-            whole = size >= batch
-            out = network(*bound.args, **bound.kwargs) if whole else chunked(network, bound, size)
+            out = within_memory(holder, rows, few)
         cost.denoiser_evaluations += batch
         return out
 

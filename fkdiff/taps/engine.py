@@ -1,6 +1,6 @@
 """What a tap asks of whoever weighs and resamples."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -28,6 +28,14 @@ class Engine(Protocol):
 
     def may_resample(self, index: int, total: int) -> bool:
         """Whether resampling could fire at this transition."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Everything that it remembers, as tensors, numbers, lists and dictionaries."""
+        ...
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from a `state`."""
         ...
 
     def status(self) -> dict[str, str]:

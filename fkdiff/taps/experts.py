@@ -20,6 +20,7 @@ from fkdiff.taps.outputs import mixture, rows_of
 from fkdiff.taps.regions import TappedRegions
 from fkdiff.terms.correctors import Product
 from fkdiff.terms.cost import Cost
+from fkdiff.terms.memory import within_memory
 from fkdiff.terms.pool import Source, compose, label
 from fkdiff.terms.rl_guidance import RLGuidance
 from fkdiff.terms.step import Expert
@@ -347,7 +348,9 @@ class TappedPool:
         spent, self.aside = self.cost.denoiser_evaluations, True
         try:
             with self.cost.time("denoise"):
-                parts = [source(part, *pair) for part in x.split(self.micro_batch or len(x))]
+                parts = within_memory(
+                    self, len(x), lambda size: [source(part, *pair) for part in x.split(size)]
+                )
         finally:
             self.aside = False
         if self.cost.denoiser_evaluations == spent:  # not a call of the pipeline's own network

@@ -8,23 +8,24 @@ from typing import Any
 import torch
 
 from fkdiff.taps.denoiser import batch_of, calling, chunked
+from fkdiff.terms.memory import Batched, within_memory
 
 __all__ = ["chunked_feeding"]
 
 
 @contextmanager
-def chunked_feeding(pipe: Any, rows: int, micro_batch: int | None) -> Iterator[None]:
-    """Let a pipeline's ControlNet see `micro_batch` particles at a time while the block lasts.
+def chunked_feeding(pipe: Any, rows: int, holder: Batched) -> Iterator[None]:
+    """Let a pipeline's ControlNet see a micro-batch at a time while the block lasts.
 
     What it returns is no prediction, and isn't counted among the denoiser's evaluations.
 
     Arguments:
         pipe: A pipeline, with or without a `controlnet`.
         rows: N, the number of particles in all.
-        micro_batch: Particles per call, None for all at once.
+        holder: Says how many particles a call has, None for all; less where memory runs out.
     """
     module = getattr(pipe, "controlnet", None)
-    if micro_batch is None or not isinstance(module, torch.nn.Module):
+    if not isinstance(module, torch.nn.Module):
         yield
         return
     base = type(module)
@@ -33,10 +34,15 @@ def chunked_feeding(pipe: Any, rows: int, micro_batch: int | None) -> Iterator[N
     def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
         batch = batch_of(bound)
-        size = micro_batch * max(1, batch // rows)
-        if size >= batch:
-            return base.__call__(self, *args, **kwargs)
-        return chunked(lambda *a, **k: _levels(base.__call__(self, *a, **k)), bound, size)
+        copies = max(1, batch // rows)
+
+        def few(size: int) -> Any:
+            if size * copies >= batch:
+                return base.__call__(self, *args, **kwargs)
+            levels = lambda *a, **k: _levels(base.__call__(self, *a, **k))  # noqa: E731
+            return chunked(levels, bound, size * copies)
+
+        return within_memory(holder, rows, few)
 
     with calling(module, call):
         yield

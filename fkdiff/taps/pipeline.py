@@ -26,6 +26,7 @@ from fkdiff.taps.regions import TappedRegions
 from fkdiff.taps.results import cut_pictures
 from fkdiff.taps.scheduler import Call, permute_history, tapped_scheduler
 from fkdiff.taps.shadowing import own_ranking_off, watched_progress
+from fkdiff.taps.snapshots import Keeper
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.regions import Regions, regions_of
 from fkdiff.terms.step import Expert, Step
@@ -65,6 +66,7 @@ class PipelineTap:
         micro_batch: Particles per network call, decode and reward, None for all.
         cost: Counts what is spent.
         terms: Terms, of which those that edit or correct the pool concern the tap.
+        keeper: Saves the run after its transitions, or goes on with a saved one.
     """
 
     pipe: Any
@@ -77,6 +79,7 @@ class PipelineTap:
     micro_batch: int | None
     cost: Cost
     terms: Sequence[Term] = ()
+    keeper: Keeper | None = None
     replaced: str | None = None
     bar: Any = None
     _scheduler: Any = None
@@ -84,6 +87,7 @@ class PipelineTap:
     _openings: list[_Opening] = field(default_factory=list)
     _template: Any = None
     _parents: Tensor | None = None
+    _origin: Tensor | None = None
     _watching: bool = True
     _moves: int = 0
     _replace: bool | None = None
@@ -99,6 +103,7 @@ class PipelineTap:
             self._scheduler = self.pipe.scheduler
             self._seeds = [g.initial_seed() for g in self.generators]
             rows = len(self.generators)
+            self._origin = torch.arange(rows)
             pool = TappedPool(
                 self.pipe, self.terms, self.expanded, self._seeds, self.micro_batch, self.cost
             )
@@ -106,18 +111,13 @@ class PipelineTap:
             if term is not None:
                 pool.regions = TappedRegions(self.pipe, term, self.expanded, self._seeds)
             self._pool = stack.enter_context(opened_moves(pool))
-            before = None if self._pool is None else self._pool.before
             stack.enter_context(
-                tapped_scheduler(self.pipe, self.generators, self._on_step, before)
+                tapped_scheduler(self.pipe, self.generators, self._on_step, self._before)
             )
-            stack.enter_context(
-                tapped_denoiser(self.pipe, rows, self.micro_batch, self.cost, self._on_call)
-            )
-            self._memo = stack.enter_context(
-                memoised_decode(self.pipe, self.micro_batch, self._count_decodes)
-            )
+            stack.enter_context(tapped_denoiser(self.pipe, rows, self, self.cost, self._on_call))
+            self._memo = stack.enter_context(memoised_decode(self.pipe, self, self._count_decodes))
             stack.enter_context(sliced_postprocess(self.pipe, self.micro_batch))
-            stack.enter_context(chunked_feeding(self.pipe, rows, self.micro_batch))
+            stack.enter_context(chunked_feeding(self.pipe, rows, self))
             stack.enter_context(watched_progress(self.pipe, self._on_bar))
             stack.enter_context(own_ranking_off(self.pipe))
             self._kept = stack.enter_context(kept_conditioning(self.pipe, rows))
@@ -201,7 +201,19 @@ class PipelineTap:
     def _count_decodes(self, rows: int) -> None:
         self.cost.decodes += rows
 
+    @property
+    def _skipping(self) -> bool:
+        return self.keeper is not None and self.keeper.skipping
+
+    def _before(
+        self, scheduler: Any, arguments: dict[str, Any], pair: tuple[float, float] | None
+    ) -> None:
+        if self._pool is not None and not self._skipping:
+            self._pool.before(scheduler, arguments, pair)
+
     def _on_call(self, call: NetworkCall) -> Any:
+        if self.keeper is not None and self.keeper.skipping:
+            return self.keeper.answer(call)
         if not self._watching or (self._pool is not None and self._pool.pool.aside):
             return call.evaluate(call.bound)
         output = call.evaluate(call.bound) if self._pool is None else self._pool.pool.answer(call)
@@ -214,6 +226,9 @@ class PipelineTap:
         self.bar = bar
 
     def _on_step(self, call: Call) -> None:
+        if self.keeper is not None and self.keeper.skipping:
+            self.keeper.skip(self, call)
+            return
         rows = len(self.generators)
         kernel = self._kernel(call, rows)
         flat = None if self._pool is None else self._pool.flat
@@ -237,6 +252,8 @@ class PipelineTap:
         self._parents = chosen
         if chosen is not None:
             self._permute(call, chosen, rows)
+        if self.keeper is not None:
+            self.keeper.keep(self, call)
 
     def _kernel(self, call: Call, rows: int) -> Kernel | None:
         """Make the project's own step where it replaces the scheduler's."""
@@ -352,7 +369,8 @@ class PipelineTap:
 
     def _permute(self, call: Call, chosen: Tensor, rows: int) -> None:
         """Continue `chosen` rows in what the scheduler returned and in what it remembers."""
-        batch = len(call.sample)
+        assert self._origin is not None
+        self._origin, batch = self._origin[chosen], len(call.sample)
         wide = torch.cat([chosen + i * rows for i in range(batch // rows)])
         for name, value in call.output.items():
             if isinstance(value, Tensor) and value.ndim and len(value) == batch:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from fkdiff.taps.coefficients import TapError
 from fkdiff.taps.denoiser import calling, chunked
 from fkdiff.taps.engine import Engine
 from fkdiff.terms.cost import Cost
+from fkdiff.terms.memory import within_memory
 from fkdiff.terms.step import Step
 
 __all__ = ["TokenTap", "expand_tokens"]
@@ -97,6 +98,8 @@ class TokenTap:
     micro_batch: int | None
     cost: Cost
     replaced: str | None = None
+    divisible: ClassVar[bool] = True
+    """Whether a network call can be made in parts."""
     _rows: list[Any] = field(default_factory=list, repr=False)
     _parents: Tensor | None = field(default=None, repr=False)
     _logits: Tensor | None = field(default=None, repr=False)
@@ -220,21 +223,26 @@ class TokenTap:
             bound = signature.bind(*args, **kwargs)
             self._before(bound)
             network = functools.partial(base.__call__, module)
-            rows, size = len(self.generators), self.micro_batch or len(self.generators)
+            rows = len(self.generators)
+
+            def few(size: int) -> Any:
+                if size >= rows:
+                    return network(*bound.args, **bound.kwargs)
+                return self._cut(network, bound, size)
+
             with self.cost.time("denoise"):
-                whole = size >= rows
-                out = network(*bound.args, **bound.kwargs) if whole else self._cut(network, bound)
+                out = within_memory(self, rows, few) if self.divisible else few(rows)
             self.cost.denoiser_evaluations += rows
             return out
 
         with calling(module, call):
             yield
 
-    def _cut(self, network: Callable[..., Any], bound: inspect.BoundArguments) -> Any:
+    def _cut(self, network: Callable[..., Any], bound: inspect.BoundArguments, size: int) -> Any:
         def logits(*args: Any, **kwargs: Any) -> Any:
             return (network(*args, **kwargs).logits,)
 
-        return SimpleNamespace(logits=chunked(logits, bound, self.micro_batch or 1)[0])
+        return SimpleNamespace(logits=chunked(logits, bound, size)[0])
 
     def _before(self, bound: inspect.BoundArguments) -> None:
         """May replace what the network is asked."""

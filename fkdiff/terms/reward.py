@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor, nn
 
+from fkdiff.terms.memory import ran_out
 from fkdiff.terms.reward_algebra import Combination, Composable, check_calibration, minimum
 from fkdiff.terms.reward_finding import RewardEntry, available, load_reward
 from fkdiff.terms.reward_function import Function, Keywords, RewardError, as_column, name_of
@@ -128,6 +128,7 @@ def as_reward(
             normalisation in training mode).
 
     Example:
+        >>> import torch
         >>> redness = as_reward(lambda pixels: pixels[:, 0].mean(dim=(1, 2)), name="redness")
         >>> redness(torch.ones(2, 3, 4, 4), prompts=["a", "b"])
         tensor([1., 1.])
@@ -193,6 +194,7 @@ def evaluate_components(
     Arguments, errors and tensors are those of `evaluate`; nothing is evaluated twice.
 
     Example:
+        >>> import torch
         >>> from fkdiff.rewards import Brightness
         >>> white = torch.ones(1, 3, 2, 2)
         >>> {k: v.item() for k, v in evaluate_components(2 * Brightness(), white).items()}
@@ -211,13 +213,12 @@ def _score(
 ) -> Tensor:
     try:
         value = as_column(leaf(samples, **context), n, leaf.name)
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        # The type matters to whoever suggests a smaller batch, so it isn't wrapped.
-        error.add_note(f"in reward {leaf.name!r}{where.at() if where else ''}")
-        raise
     except RewardError as error:
         raise RewardError(f"{error}{where.at() if where else ''}") from error
     except Exception as error:
+        if ran_out(error):  # what it is matters to whoever takes smaller batches
+            error.add_note(f"in reward {leaf.name!r}{where.at() if where else ''}")
+            raise
         raise RewardError(
             f"reward {leaf.name!r} failed{where.at() if where else ''}: "
             f"{type(error).__name__}: {error}"

@@ -13,6 +13,7 @@ from fkdiff.processes import Gaussian, Kernel
 from fkdiff.processes.streams import row_streams
 from fkdiff.processes.tokens import TokenStep
 from fkdiff.terms.cost import Cost
+from fkdiff.terms.memory import within_memory
 from fkdiff.terms.reward import Reward, Where, evaluate
 
 __all__ = ["Expert", "Source", "Step"]
@@ -235,12 +236,17 @@ class Step:
         """Rewards of the unique rows or of others, shape (U,), counted and timed."""
         rows, cost = self.unique[0] if rows is None else rows, self.source.cost
         with cost.time("reward"):
-            values = torch.cat(list(self._evaluated(reward, samples, rows)))
+            parts = within_memory(
+                self.source,
+                len(rows),
+                lambda size: list(self._evaluated(reward, samples, rows, size)),
+            )
         cost.reward_calls[reward.name] = cost.reward_calls.get(reward.name, 0) + len(rows)
-        return values
+        return torch.cat(parts)
 
-    def _evaluated(self, reward: Reward, samples: Any, rows: Tensor) -> Iterator[Tensor]:
-        size = self.source.micro_batch or len(rows)
+    def _evaluated(
+        self, reward: Reward, samples: Any, rows: Tensor, size: int
+    ) -> Iterator[Tensor]:
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
             context = {k: [v[i] for i in part.tolist()] for k, v in self.context.items()}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fkdiff.terms.cost import Cost
+from fkdiff.terms.memory import within_memory
 from fkdiff.terms.pool import Source, label
 
 __all__ = ["Evaluations", "TokenDenoiser"]
@@ -58,10 +59,13 @@ class Evaluations:
     def _distinct(self, source: Source, branch: str, x: Tensor, alpha: float) -> Tensor:
         states, place = x.unique(dim=0, return_inverse=True)
         with self.cost.time("denoise"):
-            parts = [
-                self.ask(source, branch, part, alpha)
-                for part in states.split(self.micro_batch or len(states))
-            ]
+            parts = within_memory(
+                self,
+                len(states),
+                lambda size: [
+                    self.ask(source, branch, part, alpha) for part in states.split(size)
+                ],
+            )
         self.cost.denoiser_evaluations += len(states)
         return torch.cat(parts)[place]
 

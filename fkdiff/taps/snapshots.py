@@ -1,0 +1,241 @@
+"""A run's state after each step on disk, and a call of the pipeline that goes on from it.
+
+A stock pipeline's loop can't be entered in the middle, so the call is made again: up to the saved
+step its network is answered with zeros, and then everything that the loop, the solver, the cloud
+and the random streams remember is put in place.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fkdiff.taps.decode import blank
+from fkdiff.taps.denoiser import Guidance, NetworkCall, sliced
+from fkdiff.taps.scheduler import Call
+from fkdiff.taps.snapshot_file import SnapshotError, fits, read_tree, write_tree
+
+__all__ = ["Keeper", "SnapshotError", "Snapshots"]
+
+_REPLAYED = frozenset({"micro_batch"})
+"""Settings that may differ: they change how much is done at once, not what."""
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """Where a run keeps its state, to go on from it in a later call of the same settings.
+
+    Arguments:
+        folder: Created if need be.
+        every: Transitions between two saves, at least 1; the last one is never saved.
+        name: Of the file in the folder.
+        fresh: Start anew, whatever is there.
+        note: Facts for the file's header, ready for JSON.
+
+    Raises:
+        ValueError: If `every` is below 1.
+
+    Example:
+        >>> Snapshots.of("runs/demo").file.as_posix()
+        'runs/demo/snapshot.safetensors'
+    """
+
+    folder: str | Path
+    every: int = 1
+    name: str = "snapshot.safetensors"
+    fresh: bool = False
+    note: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"every must be at least 1, got {self.every}; None keeps nothing")
+
+    @classmethod
+    def of(cls, keep: "Snapshots | str | Path | None") -> "Snapshots | None":
+        """What `steer(keep=...)` takes; a folder stands for its defaults."""
+        return keep if keep is None or isinstance(keep, Snapshots) else cls(keep)
+
+    @property
+    def file(self) -> Path:
+        """The snapshot; whole whenever it is there."""
+        return Path(self.folder).expanduser() / self.name
+
+    def forget(self) -> None:
+        """Delete the snapshot, once what came out of the run is safe."""
+        self.file.unlink(missing_ok=True)
+
+
+class Keeper:
+    """Saves one run, or goes on with one.
+
+    Arguments:
+        place: Where.
+        settings: What the run depends on; those of a snapshot must be the same.
+
+    Raises:
+        SnapshotError: If the snapshot there is damaged, of another version or another run.
+    """
+
+    def __init__(self, place: Snapshots, settings: Mapping[str, Any]) -> None:
+        self.place, self.settings = place, json.loads(json.dumps(_told(settings)))
+        self._saved: dict[str, Any] | None = None
+        self._templates: dict[str, Any] = {}
+        if not place.fresh and place.file.is_file():
+            tree, about = read_tree(place.file)
+            self._check(about.get("settings", {}))
+            self._saved = tree
+
+    @property
+    def skipping(self) -> bool:
+        """Whether the call is still before the saved step."""
+        return self._saved is not None
+
+    def answer(self, call: NetworkCall) -> Any:
+        """Zeros in the place of a prediction; one row is evaluated to learn their shape."""
+        if call.name not in self._templates:
+            self._templates[call.name] = call.evaluate(sliced(call.bound, call.batch, 0, 1))
+        return blank(self._templates[call.name], call.batch)
+
+    def skip(self, tap: Any, call: Call) -> None:
+        """Let a step pass; at the saved one, put back what was."""
+        assert self._saved is not None
+        if call.calls != self._saved.get("calls"):
+            raise SnapshotError(f"{self.place.file} is of another run; choose another folder")
+        if call.position == self._saved["position"]:
+            try:
+                restore(tap, call, self._saved)
+            except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+                raise SnapshotError(
+                    f"{self.place.file} doesn't fit this run ({error!r}); delete it to start anew"
+                ) from error
+            self._saved = None
+
+    def keep(self, tap: Any, call: Call) -> None:
+        """Save, where it is time to.
+
+        Raises:
+            OSError: If the file can't be written; the older one stays.
+        """
+        if not call.last and tap._moves % self.place.every == 0:
+            about = {"settings": self.settings, "note": dict(self.place.note)}
+            write_tree(self.place.file, state_of(tap, call), about)
+
+    def _check(self, other: Mapping[str, Any]) -> None:
+        mine, theirs = (
+            {k: v for k, v in found.items() if k not in _REPLAYED}
+            for found in (self.settings, other)
+        )
+        changed = [k for k in {**mine, **theirs} if mine.get(k) != theirs.get(k)]
+        if changed:
+            told = "; ".join(
+                f"{k}: {theirs.get(k)!r:.60} there, {mine.get(k)!r:.60} here" for k in changed[:3]
+            )
+            raise SnapshotError(
+                f"{self.place.file} is of another run ({told}); choose another folder, or delete "
+                f"it to start anew"
+            )
+
+
+def state_of(tap: Any, call: Call) -> dict[str, Any]:
+    """Everything that a run of a `PipelineTap` remembers after a call of the scheduler."""
+    pool, batch = tap._pool, len(call.sample)
+    return {
+        "position": call.position,
+        "calls": call.calls,
+        "moves": tap._moves,
+        "output": {
+            name: value
+            for name, value in call.output.items()
+            if isinstance(value, Tensor) and value.ndim and len(value) == batch
+        },
+        "scheduler": {name: v for name, v in vars(call.scheduler).items() if fits(v)},
+        "generators": [generator.get_state() for generator in tap.generators],
+        "parents": tap._parents,
+        "origin": tap._origin,
+        "replaced": tap.replaced,
+        "micro_batch": tap.micro_batch,
+        "pool": None if pool is None else _pool_state(pool.pool),
+        "engine": tap.engine.state(),
+        "cost": {name: value for name, value in vars(tap.cost).items() if fits(value)},
+    }
+
+
+def restore(tap: Any, call: Call, saved: dict[str, Any]) -> None:
+    """Put a `state_of` back into the tap, the scheduler and what its step returns."""
+    here = vars(call.scheduler)
+    for name, value in saved["scheduler"].items():
+        if name in here:  # a file can't give a scheduler what it doesn't have
+            here[name] = _placed(value, here[name], call.sample)
+    call.output.update(
+        {name: _placed(v, None, call.sample) for name, v in saved["output"].items()}
+    )
+    for generator, state in zip(tap.generators, saved["generators"], strict=True):
+        generator.set_state(state)
+    tap._moves, tap._parents, tap._origin = saved["moves"], saved["parents"], saved["origin"]
+    tap.replaced = saved["replaced"]
+    tap.micro_batch = _less(tap.micro_batch, saved["micro_batch"])
+    tap._kept.permute(saved["origin"])
+    if tap._pool is not None:
+        _restore_pool(tap._pool.pool, saved["pool"], call.sample.device)
+    tap.engine.restore(saved["engine"])
+    for name, value in saved["cost"].items():
+        setattr(tap.cost, name, value)
+
+
+def _pool_state(pool: Any) -> dict[str, Any]:
+    guidance, maps = pool.guidance, None if pool.regions is None else pool.regions.maps
+    return {
+        "guidance": None if guidance is None else dict(vars(guidance)),
+        "shrink": pool.shrink,
+        "progress": pool.progress,
+        "maps": None if maps is None else maps.state(),
+    }
+
+
+def _restore_pool(pool: Any, saved: dict[str, Any], device: torch.device) -> None:
+    pool.guidance = None if saved["guidance"] is None else Guidance(**saved["guidance"])
+    pool.shrink, pool.progress = saved["shrink"], saved["progress"]
+    if saved["maps"] is not None:
+        pool.regions.maps.restore(saved["maps"], device)
+
+
+def _placed(value: Any, present: Any, like: Tensor) -> Any:
+    """A value with its tensors where the replayed run has them, or where the state is."""
+    if isinstance(value, Tensor):
+        if isinstance(present, Tensor):
+            return value.to(present.device)
+        return value.to(like.device) if value.ndim == like.ndim else value
+    if isinstance(value, list | tuple):
+        others = present if isinstance(present, list | tuple) else ()
+        padded = [*others, *[None] * len(value)]
+        return type(value)(
+            _placed(item, other, like) for item, other in zip(value, padded, strict=False)
+        )
+    return value
+
+
+def _less(asked: int | None, used: int | None) -> int | None:
+    """The smaller micro-batch: memory that ran out before would run out again."""
+    return min((size for size in (asked, used) if size is not None), default=None)
+
+
+def _told(value: Any) -> Any:
+    """A setting for comparison: JSON as it is, tensors and pictures by a digest of their bytes."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _told(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_told(item) for item in value]
+    if isinstance(value, Tensor):
+        data = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        return f"{tuple(value.shape)} {hashlib.blake2b(data, digest_size=8).hexdigest()}"
+    if hasattr(value, "tobytes"):  # arrays and Pillow's images
+        return hashlib.blake2b(value.tobytes(), digest_size=8).hexdigest()
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))

@@ -1,0 +1,64 @@
+"""What to do where memory runs out: less at once, the same random numbers."""
+
+import gc
+import logging
+import re
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import torch
+
+__all__ = ["Batched", "ran_out", "within_memory"]
+
+_logger = logging.getLogger(__name__)
+_Made = TypeVar("_Made")
+
+
+class Batched(Protocol):
+    """Whoever works through its rows in micro-batches."""
+
+    micro_batch: int | None
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether memory ran out: Python says so in one way, torch in three.
+
+    >>> ran_out(MemoryError()), ran_out(RuntimeError("shapes differ"))
+    (True, False)
+    """
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError)
+        and bool(re.search(r"out of memory|can't allocate memory", str(error)))
+    )
+
+
+def within_memory(holder: Batched, rows: int, call: Callable[[int], _Made]) -> _Made:
+    """Call with the micro-batch, and with half of it as long as memory runs out.
+
+    What is called draws no random numbers, so that a smaller micro-batch changes none.
+
+    Arguments:
+        holder: Its `micro_batch` is lowered for the rest of the run.
+        rows: N, what None stands for.
+        call: Takes the number of rows at once, from 1 to N.
+
+    Raises:
+        Exception: Whatever `call` raises, also if memory runs out for one row.
+    """
+    while True:
+        size = min(holder.micro_batch or rows, rows)
+        try:
+            return call(size)
+        except Exception as error:
+            if size <= 1 or not ran_out(error):
+                raise
+        # Out of the handler: nothing holds on to what the failed call had made.
+        holder.micro_batch = size // 2
+        _logger.warning(
+            "out of memory with %d particles at once; going on with micro_batch=%d",
+            size,
+            size // 2,
+        )
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fkdiff.processes.shards import Shards
 from fkdiff.processes.streams import prompt_generators
 from fkdiff.result import Result, Trace
 from fkdiff.smc import Cloud, Resample
@@ -51,6 +52,8 @@ class Run:
         seed: Seed of every stream.
         cost: What is spent.
         watch: Called after each transition, before particles move.
+        shards: Which particles are here; None where all are. The engine is the same on every
+            process, and decides the same.
     """
 
     prompts: list[str]
@@ -63,6 +66,7 @@ class Run:
     seed: int
     cost: Cost
     watch: Watch | None = None
+    shards: Shards = None  # pyright: ignore[reportAssignmentType]  # __post_init__ fills it in
     cloud: Cloud = field(init=False)
     trace: list[Trace] = field(default_factory=list)
     selected: Tensor | None = None
@@ -75,6 +79,7 @@ class Run:
 
     def __post_init__(self) -> None:
         shape = (len(self.prompts), self.particles)
+        self.shards = self.shards or Shards(*shape)
         self._streams = prompt_generators(self.seed, len(self.prompts), "resampling")
         self.cloud = Cloud(*shape, self.resample, self._streams)
         self._states = [term.start(len(self.prompts) * self.particles) for term in self.terms]
@@ -90,6 +95,7 @@ class Run:
         monitor: Sequence[Reward | Callable[..., object]],
         select: str | None,
         seed: int | None,
+        shards: Shards | None = None,
     ) -> "Run":
         """A run of a loop of our own, with its arguments checked and defaults filled in.
 
@@ -110,6 +116,7 @@ class Run:
             wanted=particles if select == "all" else 1,
             seed=int.from_bytes(os.urandom(4), "little") if seed is None else seed,
             cost=Cost(),
+            shards=shards,  # pyright: ignore[reportArgumentType]
         )
 
     @property
@@ -191,7 +198,7 @@ class Run:
         kept = torch.arange(self.log_w.numel()) if rows is None else rows
         shape = self.log_w.shape
         self._permute(kept)
-        self._latents = step.x_next[kept.to(step.x_next.device)]
+        self._latents = self.shards.share(step.x_next, kept)
         self._rewards = {k: v.flatten()[kept].reshape(shape) for k, v in step.scores.items()}
         self._samples = step.decoded_samples(kept)
         self.selected = self._choose()
@@ -224,8 +231,11 @@ class Run:
         if step is None:
             return None
         complete = self.selected is not None
-        latents = self._latents if self._latents is not None else step.x_next
-        samples = step.decoded_samples() if isinstance(step, Step) else self._samples
+        latents, samples = self._latents, self._samples
+        if isinstance(step, Step) and self.shards.world == 1:
+            samples = step.decoded_samples()
+        if latents is None:  # the other processes may be gone, and their rows with them
+            latents = self.shards.alone(step.x_next)
         shape = self.log_w.shape
         return Result(
             prompts=list(self.prompts),
@@ -240,7 +250,7 @@ class Run:
             target=target,
             settings=settings,
             seed=self.seed,
-            cost=self.cost,
+            cost=self.cost.over(self.shards) if complete else self.cost,
             complete=complete,
         )
 

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from fkdiff.processes.shards import Shards
 from fkdiff.taps.adapters import Adapters, adapter_layers, loaded_adapters
 from fkdiff.taps.arguments import Expanded
 from fkdiff.taps.capture import captured, with_prompt, with_state
@@ -56,6 +57,7 @@ class TappedPool:
         terms: The run's terms.
         expanded: Arguments of the call.
         seeds: One for each row.
+        shards: The particles here.
         micro_batch: Rows per call of a function, None for all.
         cost: Counts what is spent.
         shrink: Factor on the state of the first transition, where a corrected run starts.
@@ -69,6 +71,7 @@ class TappedPool:
     terms: Sequence[Term]
     expanded: Expanded
     seeds: list[int]
+    shards: Shards
     micro_batch: int | None
     cost: Cost
     shrink: float = 1.0
@@ -331,7 +334,7 @@ class TappedPool:
 
     def _guided(self, halves: list[Tensor], like: Tensor) -> Guidance:
         """How the pipeline guides, as found in the first step and verified in each."""
-        kept = self.guidance or read_guidance(halves, like)
+        kept = self.guidance or read_guidance(halves, like, self.shards)
         self.guidance = kept
         if len(halves) >= kept.halves:
             back = torch.stack([e.b * e.output for e in kept.experts(halves, like)]).sum(0)
@@ -347,12 +350,13 @@ class TappedPool:
         spent, self.aside = self.cost.denoiser_evaluations, True
         try:
             with self.cost.time("denoise"):
-                parts = [source(part, *pair) for part in x.split(self.micro_batch or len(x))]
+                parts = self.shards.batches(self.micro_batch)
+                answers = [source(x[part.to(x.device)], *pair) for part in parts]
         finally:
             self.aside = False
         if self.cost.denoiser_evaluations == spent:  # not a call of the pipeline's own network
             self.cost.denoiser_evaluations += len(x)
-        return torch.cat(parts).to(x)
+        return torch.cat(answers)[torch.cat(parts).argsort()].to(x)
 
     def take(self) -> Found:
         """What was found in a step's network calls, to begin the next step with nothing."""

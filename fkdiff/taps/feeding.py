@@ -7,20 +7,21 @@ from typing import Any
 
 import torch
 
-from fkdiff.taps.denoiser import batch_of, calling, chunked
+from fkdiff.processes.shards import Shards
+from fkdiff.taps.denoiser import batch_of, calling, chunked, cuts
 
 __all__ = ["chunked_feeding"]
 
 
 @contextmanager
-def chunked_feeding(pipe: Any, rows: int, micro_batch: int | None) -> Iterator[None]:
+def chunked_feeding(pipe: Any, shards: Shards, micro_batch: int | None) -> Iterator[None]:
     """Let a pipeline's ControlNet see `micro_batch` particles at a time while the block lasts.
 
     What it returns is no prediction, and isn't counted among the denoiser's evaluations.
 
     Arguments:
         pipe: A pipeline, with or without a `controlnet`.
-        rows: N, the number of particles in all.
+        shards: The particles here.
         micro_batch: Particles per call, None for all at once.
     """
     module = getattr(pipe, "controlnet", None)
@@ -32,11 +33,10 @@ def chunked_feeding(pipe: Any, rows: int, micro_batch: int | None) -> Iterator[N
 
     def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
-        batch = batch_of(bound)
-        size = micro_batch * max(1, batch // rows)
-        if size >= batch:
+        parts = cuts(batch_of(bound), shards, micro_batch)
+        if len(parts) == 1:
             return base.__call__(self, *args, **kwargs)
-        return chunked(lambda *a, **k: _levels(base.__call__(self, *a, **k)), bound, size)
+        return chunked(lambda *a, **k: _levels(base.__call__(self, *a, **k)), bound, parts)
 
     with calling(module, call):
         yield

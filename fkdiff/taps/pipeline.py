@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fkdiff.processes import Gaussian, Kernel, sde_step
+from fkdiff.processes.shards import Shards
 from fkdiff.taps.arguments import Expanded
 from fkdiff.taps.coefficients import TapError, as_predicted, estimate_x0, separates_copies
 from fkdiff.taps.conditioning import Conditioning, kept_conditioning
@@ -53,11 +54,13 @@ class _Opening:
 class PipelineTap:
     """Runs a pipeline's own call with N = P * K rows and hands each transition to an engine.
 
+    Where several processes share the cloud, each calls its pipeline with the rows that it holds.
+
     Arguments:
         pipe: The pipeline; restored on exit, on error and on interrupt.
         expanded: Arguments of the call.
-        particles: K.
-        generators: One CPU generator a row.
+        particles: K, or as many of them as are here.
+        generators: One CPU generator a row here.
         engine: Weighs and resamples.
         stochastic: Replace a step that can't separate copies: None where resampling can fire,
             True always, False never (then a step that can't is refused).
@@ -65,6 +68,7 @@ class PipelineTap:
         micro_batch: Particles per network call, decode and reward, None for all.
         cost: Counts what is spent.
         terms: Terms, of which those that edit or correct the pool concern the tap.
+        shards: Which rows are here; None where all are.
     """
 
     pipe: Any
@@ -77,6 +81,7 @@ class PipelineTap:
     micro_batch: int | None
     cost: Cost
     terms: Sequence[Term] = ()
+    shards: Shards = None  # pyright: ignore[reportAssignmentType]  # __post_init__ fills it in
     replaced: str | None = None
     bar: Any = None
     _scheduler: Any = None
@@ -93,6 +98,9 @@ class PipelineTap:
     _pool: PoolMoves | None = None
     _correction: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        self.shards = self.shards or Shards(len(self.expanded.prompts), self.particles)
+
     def __call__(self) -> Any:
         """Make the call; returns the pipeline's own output for all rows."""
         with ExitStack() as stack:
@@ -100,7 +108,8 @@ class PipelineTap:
             self._seeds = [g.initial_seed() for g in self.generators]
             rows = len(self.generators)
             pool = TappedPool(
-                self.pipe, self.terms, self.expanded, self._seeds, self.micro_batch, self.cost
+                *(self.pipe, self.terms, self.expanded, self._seeds),
+                *(self.shards, self.micro_batch, self.cost),
             )
             term = regions_of(self.terms)
             if term is not None:
@@ -111,13 +120,15 @@ class PipelineTap:
                 tapped_scheduler(self.pipe, self.generators, self._on_step, before)
             )
             stack.enter_context(
-                tapped_denoiser(self.pipe, rows, self.micro_batch, self.cost, self._on_call)
+                tapped_denoiser(
+                    self.pipe, self.shards, self.micro_batch, self.cost, self._on_call
+                )
             )
             self._memo = stack.enter_context(
                 memoised_decode(self.pipe, self.micro_batch, self._count_decodes)
             )
             stack.enter_context(sliced_postprocess(self.pipe, self.micro_batch))
-            stack.enter_context(chunked_feeding(self.pipe, rows, self.micro_batch))
+            stack.enter_context(chunked_feeding(self.pipe, self.shards, self.micro_batch))
             stack.enter_context(watched_progress(self.pipe, self._on_bar))
             stack.enter_context(own_ranking_off(self.pipe))
             self._kept = stack.enter_context(kept_conditioning(self.pipe, rows))
@@ -236,7 +247,8 @@ class PipelineTap:
             self._pool.pool.progress = self._moves / step.total
         self._parents = chosen
         if chosen is not None:
-            self._permute(call, chosen, rows)
+            # What comes out of the last one is put in its order when all processes have it.
+            self._permute(call, self.shards.at_home(chosen) if call.last else chosen)
 
     def _kernel(self, call: Call, rows: int) -> Kernel | None:
         """Make the project's own step where it replaces the scheduler's."""
@@ -287,7 +299,7 @@ class PipelineTap:
             mixed = as_predicted(first.scheduler, first.arguments["model_output"])
             sigma = first.pair[1] if first.pair else 0.0
             outputs = predictions(self.pipe, opening.outputs, first.sample[:rows], sigma)
-            return split_guidance(outputs, mixed, rows)
+            return split_guidance(outputs, mixed, rows, self.shards)
 
         return Step(
             index=self._moves,
@@ -295,18 +307,23 @@ class PipelineTap:
             x=opening.call.sample[:rows],
             x_next=call.output["prev_sample"][:rows],
             path=_path(opening.call.pair, call.next_pair),
-            prompts=len(self.expanded.prompts),
-            particles=self.particles,
+            prompts=self.shards.prompts,
+            particles=self.shards.particles,
             context=context,
             log_w=self.engine.log_w,
             may_resample=self.engine.may_resample(self._moves, total),
-            parents=torch.arange(rows) if self._parents is None else self._parents,
+            parents=torch.arange(self.engine.log_w.numel())
+            if self._parents is None
+            else self._parents,
             source=self,
             estimate=lambda: self._estimate(call, rows),
             pool=pool,
             kernel=opening.kernel,
-            correction=None if correction is None else correction.reshape(self.engine.log_w.shape),
+            correction=None
+            if correction is None
+            else self.shards.gather(correction).reshape(self.engine.log_w.shape),
             seed=self.engine.seed,
+            shards=self.shards,
         )
 
     def _estimate(self, call: Call, rows: int) -> Tensor:
@@ -350,18 +367,20 @@ class PipelineTap:
         x_next = kernel.sample(self.generators).to(call.sample.dtype)
         call.output["prev_sample"] = torch.cat([x_next] * (len(call.sample) // rows))
 
-    def _permute(self, call: Call, chosen: Tensor, rows: int) -> None:
+    def _permute(self, call: Call, chosen: Tensor) -> None:
         """Continue `chosen` rows in what the scheduler returned and in what it remembers."""
-        batch = len(call.sample)
-        wide = torch.cat([chosen + i * rows for i in range(batch // rows)])
+
+        def pick(value: Tensor) -> Tensor:
+            return self.shards.take(value, chosen)
+
         for name, value in call.output.items():
-            if isinstance(value, Tensor) and value.ndim and len(value) == batch:
-                call.output[name] = value[wide.to(value.device)]
-        permute_history(call.scheduler, call.sample, wide)
-        self._kept.permute(chosen)
+            if isinstance(value, Tensor) and value.ndim and len(value) == len(call.sample):
+                call.output[name] = pick(value)
+        permute_history(call.scheduler, call.sample, pick)
+        self._kept.permute(pick)
         regions = None if self._pool is None else self._pool.pool.regions
         if regions is not None and regions.maps is not None:
-            regions.maps.permute(chosen)
+            regions.maps.permute(pick)
 
 
 def _transitions(call: Call) -> int:

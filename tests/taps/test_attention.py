@@ -144,7 +144,7 @@ def test_sums_are_means_over_calls_of_chosen_rows():
         mean = torch.stack([s[row + 2][:, tokens].mean(1) for s in softmax]).mean(0)
         assert torch.allclose(found[0][row].flatten(), mean, atol=1e-6)
     assert torch.allclose(found[1].sum(2), torch.ones(2, 16), atol=1e-5)
-    maps.permute(torch.tensor([1, 1]))
+    maps.permute(lambda rows: rows[[1, 1]])
     moved = maps.maps(torch.tensor([0, 1]))
     assert torch.equal(moved[0][0], found[0][1]) and torch.equal(moved[0][1], found[0][1])
 

@@ -70,6 +70,7 @@ class Run:
     cloud: Cloud = field(init=False)
     trace: list[Trace] = field(default_factory=list)
     selected: Tensor | None = None
+    returned: Tensor | None = None
     _states: list[State] = field(default_factory=list)
     _twists: list[Tensor] = field(default_factory=list)
     _last: Step | _Seen | None = None
@@ -143,7 +144,7 @@ class Run:
         """Reweight by the correction and the change of the log-twists, then resample.
 
         On the final transition the rows to return are chosen instead: the cloud stays as it is in
-        the record, and the pipeline's first slots of each prompt get the selected particles.
+        the record, and the pipeline goes on with those that come out, `returned`.
         """
         self._last = step
         increments = [torch.zeros_like(self.log_w)]
@@ -192,7 +193,11 @@ class Run:
         self.trace.append(Trace(step.index, alpha, sigma, ess, moved, dict(step.scores), spread))
 
     def _finish(self, step: Step, rows: Tensor | None) -> Tensor:
-        """Score the monitors, put the last resampling into the record, choose what comes out."""
+        """Score the monitors, put the last resampling into the record, choose what comes out.
+
+        The rows to `return` are put in order when the run is over; until then they stay where
+        they are, and the others give way to one of them.
+        """
         for reward in self.monitor:
             step.score(reward)
         kept = torch.arange(self.log_w.numel()) if rows is None else rows
@@ -202,11 +207,9 @@ class Run:
         self._rewards = {k: v.flatten()[kept].reshape(shape) for k, v in step.scores.items()}
         self._samples = step.decoded_samples(kept)
         self.selected = self._choose()
-        wide = torch.cat(
-            [self.selected, self.selected[:, :1].expand(-1, shape[1] - self.selected.shape[1])], 1
-        )
-        slots = wide + torch.arange(shape[0])[:, None] * shape[1]
-        return kept[slots.flatten()]
+        starts = torch.arange(shape[0])[:, None] * shape[1]
+        self.returned = kept[(self.selected + starts).flatten()]
+        return self.shards.at_home(self.returned)
 
     def _choose(self) -> Tensor:
         """Slots to return for each prompt, shape (P, M)."""

@@ -43,7 +43,7 @@ class Peers:
         self.width = 0
         self.received, self.seconds, self.processor = 0, 0.0, 0.0
         self._device = torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
-        self._over = False
+        self.over = False
 
     def numbers(self, values: Tensor) -> list[Tensor]:
         """Numbers of every process, `width` each, those that it didn't say zero.
@@ -54,12 +54,14 @@ class Peers:
         Raises:
             PeerError: If another process failed or is lost.
         """
+        if self.over:
+            raise PeerError("this run failed on one of its processes, and none of them goes on")
         said = torch.zeros(1 + self.width, dtype=torch.float64)
         said[1 : 1 + len(values)] = values
         heard = self._gathered(said)
         failed = [rank for rank, numbers in enumerate(heard) if numbers[0] != 0]
         if failed:
-            self._over = True
+            self.over = True
             told = self.texts("")[failed[0]]
             raise PeerError(f"process {failed[0]} of {self.world} failed: {told}")
         return [numbers[1:] for numbers in heard]
@@ -110,9 +112,9 @@ class Peers:
 
     def fail(self, error: BaseException) -> None:
         """Tell the others that this process can't go on."""
-        if self._over:
+        if self.over:
             return
-        self._over = True
+        self.over = True
         said = torch.zeros(1 + self.width, dtype=torch.float64)
         said[0] = 1
         try:
@@ -135,7 +137,7 @@ class Peers:
         try:
             yield
         except RuntimeError as error:
-            self._over = True
+            self.over = True
             raise PeerError(
                 f"another of the group's {self.world} processes was lost, or didn't answer within "
                 f"the group's timeout ({error}); look for its own message, and start again"

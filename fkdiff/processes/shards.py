@@ -195,18 +195,19 @@ class Shards:
         return whole
 
     def at_home(self, chosen: Tensor) -> Tensor:
-        """A choice of rows (N,) without moves: chosen rows stay, others give way to one of them.
+        """Where each slot stays if it is chosen, and gives way to one that is, or to any, if not.
 
-        Where no chosen row is on a process, its own rows stay.
+        Arguments:
+            chosen: Rows of the run that come out.
+
+        Returns:
+            A row for each row of the run, (N,), that the same process holds.
         """
-        if self.peers is None:
-            return chosen
-        stay = torch.arange(len(chosen))
+        stay = torch.arange(self.prompts * self.particles)
         for rank in range(self.world):
             rows = self.rows_of(rank)
             kept = torch.isin(rows, chosen)
-            if kept.any():
-                stay[rows] = torch.where(kept, rows, rows[kept][0])
+            stay[rows] = torch.where(kept, rows, rows[kept.int().argmax()])
         return stay
 
     @contextmanager

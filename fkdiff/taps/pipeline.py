@@ -113,7 +113,10 @@ class PipelineTap:
             )
             term = regions_of(self.terms)
             if term is not None:
-                pool.regions = TappedRegions(self.pipe, term, self.expanded, self._seeds)
+                pool.regions = TappedRegions(
+                    *(self.pipe, term, self.expanded, self._seeds),
+                    *(self.shards, self.micro_batch),
+                )
             self._pool = stack.enter_context(opened_moves(pool))
             before = None if self._pool is None else self._pool.before
             stack.enter_context(
@@ -247,8 +250,23 @@ class PipelineTap:
             self._pool.pool.progress = self._moves / step.total
         self._parents = chosen
         if chosen is not None:
-            # What comes out of the last one is put in its order when all processes have it.
-            self._permute(call, self.shards.at_home(chosen) if call.last else chosen)
+            self._permute(call, chosen)
+            if call.last:
+                self._decode_ahead(call, self.shards.local(chosen))
+
+    def _decode_ahead(self, call: Call, rows: Tensor) -> None:
+        """Let the pipeline's tail find its samples decoded by the micro-batches of the run.
+
+        It would cut by what is still to be decoded here, which differs with the processes.
+        """
+        known = decoder_for(self.pipe) is not None and getattr(self.pipe, "vae", None) is not None
+        if self.micro_batch is None or not known:
+            return
+        if self.expanded.arguments.get("output_type") == "latent":
+            return
+        latents = call.output["prev_sample"]
+        for part in self.shards.batches(self.micro_batch, rows):
+            self.decode(latents[rows[part].to(latents.device)], self.inputs)
 
     def _kernel(self, call: Call, rows: int) -> Kernel | None:
         """Make the project's own step where it replaces the scheduler's."""

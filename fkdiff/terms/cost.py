@@ -49,7 +49,7 @@ class Cost:
 
     def over(self, shards: Shards) -> "Cost":
         """What all processes spent; seconds and memory stay those of this one."""
-        if shards.peers is None:
+        if shards.peers is None or shards.peers.over:
             return self
         calls = {k: int(shards.total(self.reward_calls[k])) for k in sorted(self.reward_calls)}
         return replace(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fkdiff.commands.launched import joined, speaks
 from fkdiff.commands.pool_options import pool_of, sources_of
 from fkdiff.commands.request import Request, checked, command_of, parse_window
 from fkdiff.commands.stops import Stop, failed, refused
@@ -59,8 +60,10 @@ def draw(request: Request) -> None:
             kept).
     """
     request = checked(request)
-    result, page = save_run(request, load(request))
-    _tell(result, page)
+    with joined(request.device) as group:
+        result, page = save_run(request, load(request), group)
+    if speaks():
+        _tell(result, page)
 
 
 def load(request: Request, before: Loaded | None = None) -> Loaded:
@@ -88,17 +91,34 @@ def save_run(
         request: Checked.
         loaded: Its pipeline and rewards.
         watch: Called after each transition of the steered run.
+def save_run(request: Request, loaded: Loaded, group: Any = None) -> "tuple[Result, Path]":
+    """Run a checked request and save it; gives the path of its report.
+
+    Arguments:
+        request: The request.
+        loaded: Its pipeline and rewards.
+        group: Processes that share the particles, of which the first saves; None for this one.
 
     Raises:
         Stop: As `draw` does.
     """
     job = _prepared(request, loaded, watch)
+    job = _prepared(request, loaded, group)
+    if group is not None and not speaks():
+        job.pipe.set_progress_bar_config(disable=True)
     result = _steered(job)
-    page = result.save(job.folder, plain=_plain(job, result), command=_command(job))
-    return result, page
+    return result, _saved(job, result, plain=_plain(job, result))
 
 
 def _prepared(request: Request, loaded: Loaded, watch: "Watch | None") -> _Job:
+def _saved(job: _Job, result: "Result", plain: "Result | None" = None) -> Path:
+    """Write a result, once for all processes that share it; gives the path of its report."""
+    if job.steered.group is not None and not speaks():
+        return job.folder
+    return result.save(job.folder, plain=plain, command=_command(job))
+
+
+def _prepared(request: Request, loaded: Loaded, group: Any = None) -> _Job:
     """Refuse what the pipeline can't do."""
     from fkdiff import Resample, Tilt, steer
 
@@ -122,6 +142,7 @@ def _prepared(request: Request, loaded: Loaded, watch: "Watch | None") -> _Job:
             select=request.select if steering else "all",  # nothing ranks them: every picture
             seed=request.seed,
             watch=watch,
+            group=group,
         )
     except (ValueError, TypeError) as error:
         raise refused(error) from None
@@ -231,11 +252,14 @@ def _command(job: _Job) -> str:
 
 def _steered(job: _Job) -> "Result":
     """The run itself; whatever ends it early, what was made is kept."""
+    from fkdiff.processes.peers import PeerError
     from fkdiff.terms.reward import RewardError
 
     job.steered.sources.update(sources_of(job.request))
     try:
         return job.steered(**job.call).steering
+    except PeerError as error:
+        raise failed(f"{error}{_kept(job)}") from None
     except RewardError as error:
         if error.__cause__ is not None:  # the reward's own code failed: show its author where
             traceback.print_exception(error.__cause__, file=sys.stderr)
@@ -272,7 +296,7 @@ def _kept(job: _Job) -> str:
     partial = job.steered.partial
     if partial is None:
         return "; nothing had been made yet"
-    page = partial.save(job.folder, command=_command(job))
+    page = _saved(job, partial)
     return f"; what was made is in {page}"
 
 
@@ -290,13 +314,14 @@ def _plain(job: _Job, result: "Result") -> "Result | None":
         monitor=job.rewards,
         select="all",
         seed=job.request.seed,
+        group=job.steered.group,
     )
     call = {k: v for k, v in job.call.items() if k != "num_images_per_prompt"}
     job.pipe.set_progress_bar_config(desc="plain, to compare")
     try:
         return plain(**call).steering
     except KeyboardInterrupt:
-        page = result.save(job.folder, command=_command(job))
+        page = _saved(job, result)
         raise Stop(f"interrupted; the steered pictures are in {page}", code=130) from None
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 __all__ = ["PeerError", "Peers"]
 
-_TEXT = 2048
+_MESSAGE = 2048
 
 
 class PeerError(RuntimeError):
@@ -62,7 +62,7 @@ class Peers:
         failed = [rank for rank, numbers in enumerate(heard) if numbers[0] != 0]
         if failed:
             self.over = True
-            told = self.texts("")[failed[0]]
+            told = self.texts("", _MESSAGE)[failed[0]]
             raise PeerError(f"process {failed[0]} of {self.world} failed: {told}")
         return [numbers[1:] for numbers in heard]
 
@@ -74,10 +74,10 @@ class Peers:
         """
         self.numbers(torch.zeros(0, dtype=torch.float64))
 
-    def texts(self, text: str) -> list[str]:
-        """A text of every process, at most 2,000 bytes each; what is longer is cut."""
-        said = torch.zeros(_TEXT, dtype=torch.uint8)
-        data = text.encode()[:_TEXT]
+    def texts(self, text: str, size: int = 128) -> list[str]:
+        """A text of every process, of at most `size` bytes; what is longer is cut."""
+        said = torch.zeros(size, dtype=torch.uint8)
+        data = text.encode()[:size]
         said[: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
         heard = self._gathered(said)
         return [bytes(h.tolist()).rstrip(b"\0").decode(errors="ignore") for h in heard]
@@ -119,7 +119,7 @@ class Peers:
         said[0] = 1
         try:
             self._gathered(said)
-            self.texts(f"{type(error).__name__}: {error}")
+            self.texts(f"{type(error).__name__}: {error}", _MESSAGE)
         except PeerError:
             pass  # they are gone; the error that is on its way says more
 

@@ -3,7 +3,9 @@
 Launched by `tests/test_many_processes.py`; imported once by the server that forks the processes.
 """
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import time
@@ -29,11 +31,12 @@ from fkdiff import (
     sample,
     steer,
 )
+from fkdiff.cli import main
 from fkdiff.processes.shards import Shards
 from fkdiff.result import Result
 from tests.tiny import build
 
-__all__ = ["CASES", "REFUSALS", "dying", "identity"]
+__all__ = ["CASES", "COMPARED", "REFUSALS", "commanded", "dying", "identity"]
 
 ALWAYS = Resample("multinomial", ess=None, window=(0, 1))
 LARGE = {"num_inference_steps": 4, "output_type": "pt"}
@@ -148,7 +151,6 @@ CASES: dict[str, tuple[int, Callable[[Any], Drawn]]] = {
     "control": (2, drawn("sd_controlnet", FAST, particles=4, micro_batch=2)),
     "sdxl from an image": (2, drawn("sdxl_img2img", FAST, particles=4, micro_batch=2)),
     "cogvideox": (2, drawn("cogvideox", Tilt(bright("video"), 400.0), particles=4, micro_batch=2)),
-    "audio": (2, drawn("stable_audio", Tilt(bright("audio"), 400.0), particles=4, micro_batch=2)),
     "cut-outs": (2, drawn("sd", Cutout(), FAST, particles=4, micro_batch=2)),
     "labels": (2, drawn("dit", FAST, particles=4, micro_batch=2)),
     "lists": (2, drawn("zimage", FAST, particles=4, micro_batch=2)),
@@ -319,3 +321,19 @@ def dying(rank: int, folder: str, how: str) -> None:
     found = {"told": told, "seconds": time.monotonic() - start}
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
     os._exit(0)  # a group without one of its processes isn't taken down in order
+
+
+
+
+def commanded(rank: int, folder: str, port: int, words: list[str]) -> None:
+    """The command line as `torchrun` would start it in two processes; what each says is kept."""
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"GLOO_SOCKET_IFNAME": "lo"}
+    told, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(told), contextlib.redirect_stderr(errors):
+        code = main(words)
+    found = {"code": code, "told": told.getvalue(), "errors": errors.getvalue()}
+    Path(folder, f"{rank}.json").write_text(json.dumps(found))

@@ -2,11 +2,15 @@
 
 import json
 import multiprocessing
+import socket
 
 import pytest
 import torch.multiprocessing
+from safetensors.torch import load_file
 
-from tests.shared_runs import CASES, COMPARED, dying, identity
+from fkdiff.cli import main
+from tests.shared_runs import CASES, COMPARED, commanded, dying, identity
+from tests.tiny import build
 
 NAMES = list(CASES)
 
@@ -90,3 +94,68 @@ def test_nobody_waits_for_a_process_that_is_gone(how, tmp_path):
     told = json.loads((tmp_path / "0.json").read_text())
     assert told["told"].startswith("PeerError: another of the group's 2 processes was lost")
     assert told["seconds"] < 15
+
+
+REWARDS = """
+import os
+
+calls = []
+
+def bright(pixels):
+    return pixels.mean((1, 2, 3))
+
+def second_fails(pixels):
+    calls.append(1)
+    if os.environ.get("RANK") == "1" and len(calls) == 2:
+        raise ArithmeticError("no more ink")
+    return pixels.mean((1, 2, 3))
+"""
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """The command's folder, and its words for a reward and a folder of the run."""
+    here = tmp_path_factory.mktemp("here")
+    (here / "mine.py").write_text(REWARDS)
+    build("sd").pipe.save_pretrained(here / "tiny")
+
+    def words(reward, out):
+        small = ("--height", 32, "--width", 32, "--steps", 3, "--particles", 3)
+        given = ("--model", here / "tiny", "--reward", f"{here}/mine.py:{reward}", "--scale", 400)
+        more = ("--micro-batch", 1, "--window", "0,1", "--ess", 1, "--out", out)
+        return ["generate", "a cat", *map(str, (*given, *small, *more))]
+
+    return here, words
+
+
+def together(here, words):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = launched(commanded, 2, str(here), port, words)
+    while not context.join():
+        pass
+    return [json.loads((here / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_the_same_command_line_shares_the_particles_out(command, monkeypatch):
+    here, words = command
+    first, second = together(here, words("bright", "two"))
+    assert first["code"] == second["code"] == 0, first["errors"] + second["errors"]
+    assert "Report: two/report.html" in first["told"]
+    assert second["told"] == ""
+    monkeypatch.chdir(here)
+    assert main(words("bright", "one")) == 0
+    one, two = (load_file(here / out / "result.safetensors") for out in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert all(two[name].equal(value) for name, value in one.items())
+    assert json.loads((here / "two" / "result.json").read_text())["settings"]["processes"] == 2
+
+
+def test_a_failure_ends_the_command_on_all(command):
+    here, words = command
+    found = together(here, words("second_fails", "failed"))
+    assert [each["code"] for each in found] == [1, 1]
+    assert all("no more ink" in each["errors"] for each in found)
+    assert "process 1 of 2 failed: RewardError" in found[0]["errors"]
+    assert (here / "failed" / "result.json").exists()  # what the first process had made

@@ -82,10 +82,6 @@ class Peers:
         heard = self._gathered(said)
         return [bytes(h.tolist()).rstrip(b"\0").decode(errors="ignore") for h in heard]
 
-    def blocks(self, block: Tensor) -> list[Tensor]:
-        """A block of bytes (n,) of every process, n the same for all."""
-        return self._gathered(block)
-
     def swap(self, send: Mapping[int, Tensor], receive: Mapping[int, int]) -> dict[int, Tensor]:
         """Bytes from other processes for bytes to them.
 

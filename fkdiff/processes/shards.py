@@ -176,16 +176,17 @@ class Shards:
             return None
         like = torch.empty(1, *kinds[0][0], dtype=getattr(torch, kinds[0][1]))
         owner, place = self._owner(wanted)
-        most = int(torch.bincount(owner).max()) * like.numel() * like.element_size()
-        block = torch.zeros(most, dtype=torch.uint8)
-        if values is not None:
-            mine = _bytes(values.detach().cpu()[place[owner == self.rank]])
-            block[: len(mine)] = mine
+        mine = like[:0] if values is None else values.detach().cpu()[place[owner == self.rank]]
+        others = [rank for rank in range(self.world) if rank != self.rank]
+        size = like.numel() * like.element_size()
+        heard = self.peers.swap(
+            {rank: _bytes(mine) for rank in others if len(mine)},
+            {rank: n * size for rank in others if (n := int((owner == rank).sum()))},
+        )
         shared = like.expand(len(wanted), *like.shape[1:]).clone()
-        for rank, heard in enumerate(self.peers.blocks(block)):
-            held = owner == rank
-            size = int(held.sum()) * like.numel() * like.element_size()
-            shared[held] = _rows(heard[:size], like)
+        shared[owner == self.rank] = mine
+        for rank, data in heard.items():
+            shared[owner == rank] = _rows(data, like)
         return shared
 
     def alone(self, values: Tensor) -> Tensor:

@@ -185,7 +185,9 @@ def digest(value: Any) -> str:
     if isinstance(value, list):
         value = np.stack([np.asarray(item) for item in value])
     array = np.ascontiguousarray(np.asarray(value))
-    return hashlib.sha256(repr((array.shape, str(array.dtype))).encode() + array.tobytes()).hexdigest()
+    return hashlib.sha256(
+        repr((array.shape, str(array.dtype))).encode() + array.tobytes()
+    ).hexdigest()
 
 
 def record(result: Result, output: Any) -> dict[str, Any]:
@@ -321,8 +323,6 @@ def dying(rank: int, folder: str, how: str) -> None:
     found = {"told": told, "seconds": time.monotonic() - start}
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
     os._exit(0)  # a group without one of its processes isn't taken down in order
-
-
 
 
 def commanded(rank: int, folder: str, port: int, words: list[str]) -> None:

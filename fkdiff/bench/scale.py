@@ -1,6 +1,5 @@
 """What sharing one cloud over processes costs: bytes, and processor time beyond the work."""
 
-import functools
 import json
 import os
 import subprocess
@@ -8,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from statistics import median
+from statistics import mean
 from typing import Any
 
 __all__ = ["PROCESSES", "run"]
@@ -25,19 +24,20 @@ def run(quick: bool, seed: int) -> dict[str, Any]:
     dear case. A run in one process, with the same micro-batches, is what they are held against.
 
     Arguments:
-        quick: 6 steps, once, instead of 30 steps three times.
+        quick: 6 steps, once, instead of 30 steps twice.
         seed: Seed of the noise.
 
     Returns:
         By number of processes R: `bytes_ratio`, bytes received by all processes over those that
         must move (of rows that are continued elsewhere, once for each process that needs one, and
         of the record's and the output's rows, which all processes get); `overhead_share`, the
-        processor time that R processes spend outside network, decoder and reward more than one
-        does, over all that they spend; `communication_share`, what of all is inside exchanges;
+        processor time of exchanges (packing and waiting too) and of the engine on all processes,
+        over all that they spend; `processor_ratio`, all that they spend over what one process
+        does for the same run, which also counts text encoding and scheduler once a process;
         `identical`, whether latents and weights have the bits of one process; `seconds` on the
-        wall, which says little where there are fewer cores than processes. Medians of the repeats.
+        wall, which say little where there are fewer cores than processes. Means of the repeats.
     """
-    settings = {"steps": 6 if quick else 30, "repeats": 1 if quick else 3, "seed": seed}
+    settings = {"steps": 6 if quick else 30, "repeats": 1 if quick else 2, "seed": seed}
     found = {str(world): _measured(world, settings) for world in PROCESSES}
     names = next(iter(found.values()))
     return {name: {r: values[name] for r, values in found.items()} for name in names} | {
@@ -99,9 +99,11 @@ class _Drawn:
         given = {"particles": PARTICLES, "micro_batch": MICRO_BATCH, "seed": self.seed}
         resample = Resample(ess=0.9, window=(0.1, 0.9))
         steered = steer(self.pipe, Tilt(free, 100.0), resample=resample, group=group, **given)
-        spent: dict[str, float] = {"work": 0.0, "exchange": 0.0}
+        spent: dict[str, float] = {"overhead": 0.0}
         call = {"num_inference_steps": self.steps, "output_type": "pt"}
-        with _counted(self.pipe, spent), _watched(spent, self._moves() if group is None else None):
+        if group is None:
+            self.moved = {}
+        with _counted(spent), _watched(self.moved if group is None else None):
             wall, start = time.perf_counter(), time.process_time()
             out = steered("a cat on a blue background", **call)
             spent["total"] = time.process_time() - start
@@ -115,49 +117,48 @@ class _Drawn:
         )
         return spent
 
-    def _moves(self) -> dict[int, int]:
-        self.moved = {}
-        return self.moved
-
 
 @contextmanager
-def _counted(pipe: Any, spent: dict[str, float]) -> Iterator[None]:
-    """Processor time inside the network and the decoder; the reward costs nothing."""
-    held = {}
-    for module, name in ((pipe.unet, "forward"), (pipe.vae, "decode")):
-        held[module] = name
-        setattr(module, name, _timed(getattr(module, name), spent))
+def _counted(spent: dict[str, float]) -> Iterator[None]:
+    """Processor time, of all threads, inside exchanges and the engine; inner calls count once."""
+    from fkdiff.processes.shards import Shards
+    from fkdiff.run import Run
+
+    names = [(Shards, name) for name in ("gather", "total", "agree", "take", "share", "at_home")]
+    held = [(owner, name, getattr(owner, name)) for owner, name in [*names, (Run, "transition")]]
+    inside: list[bool] = []
+    for owner, name, call in held:
+        setattr(owner, name, _timed(call, spent, inside))
     try:
         yield
     finally:
-        for module, name in held.items():
-            delattr(module, name)
+        for owner, name, call in held:
+            setattr(owner, name, call)
 
 
-def _timed(call: Callable[..., Any], spent: dict[str, float]) -> Callable[..., Any]:
-    @functools.wraps(call)  # the taps read its signature
+def _timed(
+    call: Callable[..., Any], spent: dict[str, float], inside: list[bool]
+) -> Callable[..., Any]:
     def timed(*args: Any, **kwargs: Any) -> Any:
+        if inside:
+            return call(*args, **kwargs)
+        inside.append(True)
         start = time.process_time()
         try:
             return call(*args, **kwargs)
         finally:
-            spent["work"] += time.process_time() - start
+            spent["overhead"] += time.process_time() - start
+            inside.clear()
 
     return timed
 
 
 @contextmanager
-def _watched(spent: dict[str, float], moved: dict[int, int] | None) -> Iterator[None]:
-    """Processor time of exchanges; bytes of one row in all that each resampling moves, by it."""
-    from fkdiff.processes.peers import Peers
+def _watched(moved: dict[int, int] | None) -> Iterator[None]:
+    """Bytes of one row in all that each resampling moves, by the tensor that says which."""
     from fkdiff.processes.shards import Shards
 
-    joins, takes = Peers.__init__, Shards.take
-    found: list[Peers] = []
-
-    def join(peers: Peers, group: Any) -> None:
-        joins(peers, group)
-        found.append(peers)
+    takes = Shards.take
 
     def take(shards: Shards, values: Any, parents: Any) -> Any:
         if moved is not None:
@@ -165,12 +166,11 @@ def _watched(spent: dict[str, float], moved: dict[int, int] | None) -> Iterator[
             moved[id(parents)] = moved.get(id(parents), 0) + size
         return takes(shards, values, parents)
 
-    Peers.__init__, Shards.take = join, take
+    Shards.take = take
     try:
         yield
     finally:
-        Peers.__init__, Shards.take = joins, takes
-        spent["exchange"] = sum(peers.processor for peers in found)
+        Shards.take = takes
 
 
 def _over_all(mine: dict[str, float]) -> dict[str, float]:
@@ -178,7 +178,7 @@ def _over_all(mine: dict[str, float]) -> dict[str, float]:
     import torch
     from torch import distributed as dist
 
-    names = ("work", "exchange", "total", "same")
+    names = ("overhead", "total", "same")
     sums = torch.tensor([mine[name] for name in names], dtype=torch.float64)
     dist.all_reduce(sums)
     return {**mine, **dict(zip(names, sums.tolist(), strict=True))}
@@ -188,17 +188,14 @@ def _summary(
     alone: list[dict[str, float]], shared: list[dict[str, float]], drawn: _Drawn
 ) -> dict[str, Any]:
     world = int(os.environ["WORLD_SIZE"])
-    beyond = [
-        (many["total"] - many["work"] - one["total"] + one["work"]) / many["total"]
-        for one, many in zip(alone, shared, strict=True)
-    ]
+    spent = sum(many["total"] for many in shared)
     return {
         "bytes_ratio": shared[0]["bytes"] / _must_move(drawn, world),
-        "overhead_share": median(beyond),
-        "communication_share": median(many["exchange"] / many["total"] for many in shared),
+        "overhead_share": sum(many["overhead"] for many in shared) / spent,
+        "processor_ratio": spent / sum(one["total"] for one in alone),
         "identical": all(many["same"] == world for many in shared),
-        "seconds": median(many["seconds"] for many in shared),
-        "seconds_alone": median(one["seconds"] for one in alone),
+        "seconds": mean(many["seconds"] for many in shared),
+        "seconds_alone": mean(one["seconds"] for one in alone),
     }
 
 

@@ -51,7 +51,8 @@ _OUT = "Folder of the run, replacing an earlier one; by default runs/ and the pr
 
 def generate(
     prompt: Annotated[
-        list[str] | None, typer.Argument(
+        list[str] | None,
+        typer.Argument(
             help="What to draw; several are drawn at once. torchrun and accelerate launch share "
             "the particles out over processes."
         ),

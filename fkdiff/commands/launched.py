@@ -1,4 +1,4 @@
-"""Processes started together by `torchrun` or `accelerate launch`: one of them talks and writes."""
+"""Processes that `torchrun` or `accelerate launch` started together: one talks and writes."""
 
 import os
 from collections.abc import Iterator

@@ -36,7 +36,7 @@ class Peers:
         if not isinstance(group, dist.ProcessGroup):
             raise TypeError(
                 f"group must be a process group that this process belongs to, got {group!r}; "
-                f"call torch.distributed.init_process_group() and pass torch.distributed.group.WORLD"
+                f"call init_process_group() of torch.distributed, and pass its group.WORLD"
             )
         self.group = group
         self.rank, self.world = dist.get_rank(group), dist.get_world_size(group)

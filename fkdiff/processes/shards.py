@@ -55,7 +55,9 @@ class Shards:
     ) -> None:
         self.prompts, self.particles = prompts, particles
         self.peers = None if group is None else Peers(group)
-        self.rank, self.world = (0, 1) if self.peers is None else (self.peers.rank, self.peers.world)
+        self.rank, self.world = (
+            (0, 1) if self.peers is None else (self.peers.rank, self.peers.world)
+        )
         self.limits = limits(prompts, particles, self.world, micro_batch)
         if self.peers is not None:
             self.peers.width = prompts * max(len(self._slots(q)) for q in range(self.world))

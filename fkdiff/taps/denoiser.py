@@ -256,9 +256,7 @@ def halves_of(outputs: list[Tensor], like: Tensor) -> list[Tensor]:
     ]
 
 
-def read_guidance(
-    outputs: list[Tensor], mixed: Tensor, shards: Shards | None = None
-) -> Guidance:
+def read_guidance(outputs: list[Tensor], mixed: Tensor, shards: Shards | None = None) -> Guidance:
     r"""How outputs were mixed, found by a fit.
 
     Solves $\pm m = h_2 + a (h_1 - h_2)$ by least squares, as some pipelines turn the sign of what

@@ -123,9 +123,7 @@ class PipelineTap:
                 tapped_scheduler(self.pipe, self.generators, self._on_step, before)
             )
             stack.enter_context(
-                tapped_denoiser(
-                    self.pipe, self.shards, self.micro_batch, self.cost, self._on_call
-                )
+                tapped_denoiser(self.pipe, self.shards, self.micro_batch, self.cost, self._on_call)
             )
             self._memo = stack.enter_context(
                 memoised_decode(self.pipe, self.micro_batch, self._count_decodes)

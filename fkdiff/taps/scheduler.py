@@ -178,9 +178,7 @@ def _as_given(raw: Any, fields: dict[str, Any], as_dict: bool) -> Any:
     return out if as_dict else out.to_tuple()
 
 
-def permute_history(
-    scheduler: Any, like: Tensor, continued: Callable[[Tensor], Tensor]
-) -> None:
+def permute_history(scheduler: Any, like: Tensor, continued: Callable[[Tensor], Tensor]) -> None:
     """Index every per-row tensor that the solver remembers.
 
     A tensor belongs to the rows if it has the state's number of axes and its batch size; solvers

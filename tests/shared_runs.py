@@ -234,7 +234,7 @@ def joined(rank: int, world: int, folder: str, seconds: float) -> None:
 
 def identity(rank: int, folder: str, names: list[str]) -> None:
     """Every case on its number of processes, and in one; digests into `folder`."""
-    joined(rank, 4, folder, 60)
+    joined(rank, 4, folder, 900)  # a busy machine may keep some waiting
     two = dist.new_group([0, 1])
     found: dict[str, Any] = {}
     for place, name in enumerate(names):
@@ -307,19 +307,21 @@ REFUSALS: dict[str, Callable[[Any], Drawn]] = {
 
 def dying(rank: int, folder: str, how: str) -> None:
     """The second process dies or hangs in the middle; the first says what it saw."""
-    joined(rank, 2, folder, 60 if how == "dies" else 3)
+    joined(rank, 2, folder, 900)
+    group: Any = dist.group.WORLD
+    if how == "hangs":
+        group = dist.new_group([0, 1], timeout=timedelta(seconds=10))
 
     def reward(pixels: Any) -> Any:
         reward.calls += 1
         if rank == 1 and reward.calls == 2:
-            os._exit(3) if how == "dies" else time.sleep(20)
+            os._exit(3) if how == "dies" else time.sleep(600)
         return pixels.flatten(1).mean(1)
 
     reward.calls = 0
     start = time.monotonic()
-    told = refusal(
-        drawn("sd", Tilt(as_reward(reward), 400.0), particles=4, micro_batch=2), dist.group.WORLD
-    )
+    run = drawn("sd", Tilt(as_reward(reward), 400.0), particles=4, micro_batch=2)
+    told = refusal(run, group)
     found = {"told": told, "seconds": time.monotonic() - start}
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
     os._exit(0)  # a group without one of its processes isn't taken down in order

@@ -249,22 +249,6 @@ class PipelineTap:
         self._parents = chosen
         if chosen is not None:
             self._permute(call, chosen)
-            if call.last:
-                self._decode_ahead(call, self.shards.local(chosen))
-
-    def _decode_ahead(self, call: Call, rows: Tensor) -> None:
-        """Let the pipeline's tail find its samples decoded by the micro-batches of the run.
-
-        It would cut by what is still to be decoded here, which differs with the processes.
-        """
-        known = decoder_for(self.pipe) is not None and getattr(self.pipe, "vae", None) is not None
-        if self.micro_batch is None or not known:
-            return
-        if self.expanded.arguments.get("output_type") == "latent":
-            return
-        latents = call.output["prev_sample"]
-        for part in self.shards.batches(self.micro_batch, rows):
-            self.decode(latents[rows[part].to(latents.device)], self.inputs)
 
     def _kernel(self, call: Call, rows: int) -> Kernel | None:
         """Make the project's own step where it replaces the scheduler's."""

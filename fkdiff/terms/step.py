@@ -208,6 +208,8 @@ class Step:
         """What was decoded in the places of all rows here, (n, *)."""
         if not isinstance(samples, Tensor):
             return None
+        if len(samples) == len(self.x_next) and not self._discrete:
+            return samples  # the unique rows ascend
         rows = samples.new_zeros(len(self.x_next), *samples.shape[1:])
         rows[self.unique[0].to(rows.device)] = samples
         return rows
@@ -315,6 +317,8 @@ def _joined(parts: Sequence[Any], places: Sequence[Tensor]) -> Any:
         return parts[0] if parts else None
     order = torch.cat(list(places)).argsort()
     if isinstance(parts[0], Tensor):
-        return torch.cat(list(parts))[order.to(parts[0].device)]
+        joined = torch.cat(list(parts))
+        in_order = torch.equal(order, torch.arange(len(order)))
+        return joined if in_order else joined[order.to(joined.device)]
     rows = [row for part in parts for row in part]
     return [rows[place] for place in order.tolist()]

@@ -158,10 +158,7 @@ CASES: dict[str, tuple[int, Callable[[Any], Drawn]]] = {
     "scores": (2, scores),
 }
 
-COMPARED = {
-    "history": lambda group: without_moves(CASES["solver"][1], group),
-    "micro-batch": drawn("sd", FAST, particles=4, micro_batch=1, scheduler=sde_solver),
-}
+COMPARED = {"history": lambda group: without_moves(CASES["solver"][1], group)}
 """Controls: what must differ from the case "solver"."""
 
 

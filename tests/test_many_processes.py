@@ -54,7 +54,7 @@ def test_many_processes_find_the_bits_of_one(found, name):
 def test_what_is_left_behind_would_be_noticed(found, name):
     expected = alone(found, "solver")["digests"]
     differ = [k for k, v in expected.items() if found[0][f"control {name}"]["digests"].get(k) != v]
-    assert differ
+    assert "latents" in differ
 
 
 REFUSED = {

@@ -61,7 +61,7 @@ def draw(request: Request) -> None:
     """
     request = checked(request)
     with joined(request.device) as group:
-        result, page = save_run(request, load(request), group)
+        result, page = save_run(request, load(request), group=group)
     if speaks():
         _tell(result, page)
 
@@ -83,7 +83,7 @@ def load(request: Request, before: Loaded | None = None) -> Loaded:
 
 
 def save_run(
-    request: Request, loaded: Loaded, watch: "Watch | None" = None
+    request: Request, loaded: Loaded, watch: "Watch | None" = None, group: Any = None
 ) -> "tuple[Result, Path]":
     """Run a checked request and save it; gives the path of its report.
 
@@ -91,26 +91,18 @@ def save_run(
         request: Checked.
         loaded: Its pipeline and rewards.
         watch: Called after each transition of the steered run.
-def save_run(request: Request, loaded: Loaded, group: Any = None) -> "tuple[Result, Path]":
-    """Run a checked request and save it; gives the path of its report.
-
-    Arguments:
-        request: The request.
-        loaded: Its pipeline and rewards.
         group: Processes that share the particles, of which the first saves; None for this one.
 
     Raises:
         Stop: As `draw` does.
     """
-    job = _prepared(request, loaded, watch)
-    job = _prepared(request, loaded, group)
+    job = _prepared(request, loaded, watch, group)
     if group is not None and not speaks():
         job.pipe.set_progress_bar_config(disable=True)
     result = _steered(job)
     return result, _saved(job, result, plain=_plain(job, result))
 
 
-def _prepared(request: Request, loaded: Loaded, watch: "Watch | None") -> _Job:
 def _saved(job: _Job, result: "Result", plain: "Result | None" = None) -> Path:
     """Write a result, once for all processes that share it; gives the path of its report."""
     if job.steered.group is not None and not speaks():
@@ -118,7 +110,7 @@ def _saved(job: _Job, result: "Result", plain: "Result | None" = None) -> Path:
     return result.save(job.folder, plain=plain, command=_command(job))
 
 
-def _prepared(request: Request, loaded: Loaded, group: Any = None) -> _Job:
+def _prepared(request: Request, loaded: Loaded, watch: "Watch | None", group: Any) -> _Job:
     """Refuse what the pipeline can't do."""
     from fkdiff import Resample, Tilt, steer
 

@@ -23,6 +23,7 @@ from fkdiff.commands import (
     show,
     sweep,
 )
+from fkdiff.commands.launched import speaks
 from fkdiff.commands.stops import Stop, disk_full
 
 __all__ = ["app", "main"]
@@ -97,6 +98,8 @@ def _note(
     usual: Callable[..., None],
 ) -> None:
     """The package's own warnings as a line of the command; others as Python shows them."""
+    if not speaks():
+        return  # the first of several processes says the same
     if Path(filename).is_relative_to(Path(__file__).parent):
         _say(f"note: {message}", 0)
     else:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fkdiff.processes.shards import Shards
 from fkdiff.processes.streams import prompt_generators
 from fkdiff.result import Result, Trace
 from fkdiff.smc import Cloud, Resample
@@ -51,6 +52,8 @@ class Run:
         seed: Seed of every stream.
         cost: What is spent.
         watch: Called after each transition, before particles move.
+        shards: Which particles are here; None where all are. The engine is the same on every
+            process, and decides the same.
     """
 
     prompts: list[str]
@@ -63,9 +66,11 @@ class Run:
     seed: int
     cost: Cost
     watch: Watch | None = None
+    shards: Shards = None  # pyright: ignore[reportAssignmentType]  # __post_init__ fills it in
     cloud: Cloud = field(init=False)
     trace: list[Trace] = field(default_factory=list)
     selected: Tensor | None = None
+    returned: Tensor | None = None
     _states: list[State] = field(default_factory=list)
     _twists: list[Tensor] = field(default_factory=list)
     _last: Step | _Seen | None = None
@@ -75,6 +80,7 @@ class Run:
 
     def __post_init__(self) -> None:
         shape = (len(self.prompts), self.particles)
+        self.shards = self.shards or Shards(*shape)
         self._streams = prompt_generators(self.seed, len(self.prompts), "resampling")
         self.cloud = Cloud(*shape, self.resample, self._streams)
         self._states = [term.start(len(self.prompts) * self.particles) for term in self.terms]
@@ -90,6 +96,7 @@ class Run:
         monitor: Sequence[Reward | Callable[..., object]],
         select: str | None,
         seed: int | None,
+        shards: Shards | None = None,
     ) -> "Run":
         """A run of a loop of our own, with its arguments checked and defaults filled in.
 
@@ -110,6 +117,7 @@ class Run:
             wanted=particles if select == "all" else 1,
             seed=int.from_bytes(os.urandom(4), "little") if seed is None else seed,
             cost=Cost(),
+            shards=shards,  # pyright: ignore[reportArgumentType]
         )
 
     @property
@@ -136,7 +144,7 @@ class Run:
         """Reweight by the correction and the change of the log-twists, then resample.
 
         On the final transition the rows to return are chosen instead: the cloud stays as it is in
-        the record, and the pipeline's first slots of each prompt get the selected particles.
+        the record, and the pipeline goes on with those that come out, `returned`.
         """
         self._last = step
         increments = [torch.zeros_like(self.log_w)]
@@ -205,21 +213,23 @@ class Run:
         self.trace.append(Trace(step.index, alpha, sigma, ess, moved, dict(step.scores), spread))
 
     def _finish(self, step: Step, rows: Tensor | None) -> Tensor:
-        """Score the monitors, put the last resampling into the record, choose what comes out."""
+        """Score the monitors, put the last resampling into the record, choose what comes out.
+
+        The rows to `return` are put in order when the run is over; until then they stay where
+        they are, and the others give way to one of them.
+        """
         for reward in self.monitor:
             step.score(reward)
         kept = torch.arange(self.log_w.numel()) if rows is None else rows
         shape = self.log_w.shape
         self._permute(kept)
-        self._latents = step.x_next[kept.to(step.x_next.device)]
+        self._latents = self.shards.share(step.x_next, kept)
         self._rewards = {k: v.flatten()[kept].reshape(shape) for k, v in step.scores.items()}
         self._samples = step.decoded_samples(kept)
         self.selected = self._choose()
-        wide = torch.cat(
-            [self.selected, self.selected[:, :1].expand(-1, shape[1] - self.selected.shape[1])], 1
-        )
-        slots = wide + torch.arange(shape[0])[:, None] * shape[1]
-        return kept[slots.flatten()]
+        starts = torch.arange(shape[0])[:, None] * shape[1]
+        self.returned = kept[(self.selected + starts).flatten()]
+        return self.shards.at_home(self.returned)
 
     def _choose(self) -> Tensor:
         """Slots to return for each prompt, shape (P, M)."""
@@ -244,8 +254,11 @@ class Run:
         if step is None:
             return None
         complete = self.selected is not None
-        latents = self._latents if self._latents is not None else step.x_next
-        samples = step.decoded_samples() if isinstance(step, Step) else self._samples
+        latents, samples = self._latents, self._samples
+        if isinstance(step, Step) and self.shards.world == 1:
+            samples = step.decoded_samples()
+        if latents is None:  # the other processes may be gone, and their rows with them
+            latents = self.shards.alone(step.x_next)
         shape = self.log_w.shape
         return Result(
             prompts=list(self.prompts),
@@ -260,7 +273,7 @@ class Run:
             target=target,
             settings=settings,
             seed=self.seed,
-            cost=self.cost,
+            cost=self.cost.over(self.shards) if complete else self.cost,
             complete=complete,
         )
 

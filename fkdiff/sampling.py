@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from fkdiff.processes import (
     Gaussian,
@@ -15,6 +16,7 @@ from fkdiff.processes import (
     predict_x0,
     sde_step,
 )
+from fkdiff.processes.shards import Shards, agreed_seed
 from fkdiff.processes.streams import RowNoise, slot_generators
 from fkdiff.result import Result
 from fkdiff.run import Run
@@ -51,6 +53,7 @@ def sample(
     seed: int | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
+    group: ProcessGroup | None = None,
 ) -> Result:
     r"""Draw weighted particles from denoisers that are given as functions.
 
@@ -77,9 +80,11 @@ def sample(
         seed: Seed of every random stream, None for a fresh one.
         dtype: Type of the state.
         device: Device of the state.
+        group: Processes that share the particles, as in `steer`.
 
     Raises:
         ValueError: If an argument is out of range, or the terms have no common target.
+        PeerError: If another process of the group fails or is lost.
 
     Example:
         >>> from fkdiff import Correct, Grid, Product
@@ -95,7 +100,9 @@ def sample(
     texts = [""] * prompts if isinstance(prompts, int) else list(prompts)
     _check(named, guidance, micro_batch)
     check_pool(terms, stochastic)
-    run = Run.opened(texts, particles, terms, resample, monitor, select, seed)
+    seed = agreed_seed(group, seed, repr([texts, particles, len(path), guidance]))
+    shards = Shards(len(texts), particles, group, micro_batch)
+    run = Run.opened(texts, particles, terms, resample, monitor, select, seed, shards)
     if stochastic is False and run.resamples:
         raise ValueError(
             "stochastic must not be False where resampling can fire: copies would stay identical; "
@@ -112,8 +119,9 @@ def sample(
         run,
         run.cost,
     )
-    with run.cost.time("total"), torch.no_grad():
-        loop(slot_generators(run.seed, len(texts), particles), dtype, torch.device(device))
+    streams = slot_generators(run.seed, len(texts), particles)
+    with run.cost.time("total"), torch.no_grad(), shards.watched():
+        loop([streams[row] for row in shards.rows.tolist()], dtype, torch.device(device))
     settings = {
         "loop": "sample",
         "denoisers": list(named),
@@ -187,7 +195,8 @@ class _Loop:
         noise = RowNoise(generators, self.shape, dtype)
         x = self.path.levels[0][1] * noise.draw().to(device)
         x = x if corrector is None else x * exponent_sum(self.terms) ** -0.5
-        parents = torch.arange(len(x))
+        rows, shards = None, self.run.shards
+        texts = [p for p in self.run.prompts for _ in shards.slots]
         for index, path in enumerate(self.path.transitions()):
             self._at = (x, path)
             pool = self._pool(index)
@@ -202,20 +211,23 @@ class _Loop:
                 path=path,
                 prompts=shape[0],
                 particles=shape[1],
-                context={"prompts": [p for p in self.run.prompts for _ in range(shape[1])]},
+                context={"prompts": texts},
                 log_w=self.run.log_w,
                 may_resample=self.run.may_resample(index, len(self.path)),
-                parents=parents,
+                parents=torch.arange(shape[0] * shape[1]) if rows is None else rows,
                 source=self,
                 estimate=lambda x=x, path=path, pool=pool: self._estimate(x, path, pool),
                 pool=lambda pool=pool: tuple(pool),
                 kernel=kernel,
-                correction=None if correction is None else correction.reshape(shape),
+                correction=None
+                if correction is None
+                else shards.gather(correction).reshape(shape),
                 seed=self.run.seed,
+                shards=shards,
             )
             rows = self.run.transition(step)
-            parents = torch.arange(len(x)) if rows is None else rows
-            x = step.x_next[parents.to(device)]
+            # What the last one selects is in the record already.
+            x = step.x_next if rows is None or step.final else shards.take(step.x_next, rows)
 
     def _pool(self, index: int) -> list[Expert]:
         base = next(iter(self.denoisers))
@@ -229,14 +241,16 @@ class _Loop:
         assert self._at is not None
         x, path = self._at
         denoiser = self._denoiser(source, branch)
+
+        def few(size: int) -> Tensor:
+            parts = self.run.shards.batches(size)
+            outputs = [denoiser(x[part.to(x.device)], path.alpha, path.sigma) for part in parts]
+            return torch.cat(outputs)[torch.cat(parts).argsort().to(x.device)]
+
         with self.cost.time("denoise"):
-            parts = within_memory(
-                self,
-                len(x),
-                lambda size: [denoiser(part, path.alpha, path.sigma) for part in x.split(size)],
-            )
+            outputs = within_memory(self, len(x), few)
         self.cost.denoiser_evaluations += len(x)
-        return torch.cat(parts)
+        return outputs
 
     def _denoiser(self, source: Source, branch: str) -> Denoiser:
         if callable(source):

@@ -1,6 +1,5 @@
 """`steer`: a stock pipeline as a weighted particle sampler."""
 
-import os
 import resource
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.distributed import ProcessGroup
 
+from fkdiff.processes.shards import Shards, agreed_seed
 from fkdiff.processes.streams import slot_generators
 from fkdiff.result import Result
 from fkdiff.run import SELECTS, Run, Watch
@@ -18,7 +19,7 @@ from fkdiff.smc import Resample
 from fkdiff.taps import PipelineTap, TapError
 from fkdiff.taps.arguments import Expanded, expand, seed_of
 from fkdiff.taps.families import check_family
-from fkdiff.taps.results import fields, keep_rows
+from fkdiff.taps.results import fields, share_rows
 from fkdiff.taps.snapshots import Keeper, Snapshots
 from fkdiff.taps.token_families import draws_tokens, token_tap
 from fkdiff.taps.tokens import TokenTap, expand_tokens
@@ -45,6 +46,7 @@ def steer(
     seed: int | Sequence[int] | None = None,
     watch: Watch | None = None,
     keep: Snapshots | str | Path | None = None,
+    group: ProcessGroup | None = None,
 ) -> "Steered":
     r"""Make a pipeline draw weighted particles that stand for the terms' stated target.
 
@@ -72,6 +74,10 @@ def steer(
         keep: Folder in which the state is kept after each transition (or `Snapshots` of
             `fkdiff.taps.snapshots`, which say how often); a call that finds one of the same
             settings there goes on from it and ends bit for bit the same. Needs a seed.
+        group: Processes of torch.distributed that share the particles of every prompt, None for
+            this one alone. Each makes the same call on a pipeline of its own, and gets the whole
+            output. The same seed and micro-batch give the bits of one process on as many threads;
+            without `micro_batch`, those of one whose micro-batch is what fits a process's share.
 
     Returns:
         A callable that takes the pipeline's own arguments and returns its own output type, with
@@ -79,7 +85,7 @@ def steer(
 
     Raises:
         ValueError: If an argument is out of range.
-        TypeError: If a term isn't one.
+        TypeError: If a term isn't one, or `group` isn't a group that this process is in.
 
     References:
         | A General Framework for Inference-time Scaling and Steering of Diffusion Models
@@ -97,6 +103,7 @@ def steer(
         seed=seed,
         watch=watch,
         keep=Snapshots.of(keep),
+        group=group,
     )
 
 
@@ -116,6 +123,7 @@ class Steered:
         seed: Seed, None to take the call's generator or a fresh one.
         watch: See `steer`.
         keep: Where the state is kept, None for nowhere.
+        group: See `steer`.
         partial: Record of the last run, also of one that failed; None before the first step.
         sources: Where adapters came from, by name, for the record.
     """
@@ -131,6 +139,7 @@ class Steered:
     seed: int | Sequence[int] | None
     watch: Watch | None = field(default=None, repr=False)
     keep: Snapshots | None = None
+    group: ProcessGroup | None = None
     partial: Result | None = field(default=None, repr=False)
     sources: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -147,6 +156,11 @@ class Steered:
                     f"terms must be terms such as Tilt(reward), got {type(term).__name__}; "
                     f"wrap a reward: Tilt(reward, scale=2)"
                 )
+        if self.keep is not None and self.group is not None:
+            raise ValueError(
+                "keep must be None with a group, whose state is spread over its processes; leave "
+                "out one of the two"
+            )
         check_pool(self.terms, self.stochastic)
         self._check_names()
         check_family(self.pipe)
@@ -170,13 +184,13 @@ class Steered:
         Raises:
             TapError: If this pipeline or scheduler can't be steered as asked, with the remedy.
             RewardError: If a reward fails; `partial` keeps what was made.
+            PeerError: If another process of the group fails or is lost.
         """
         self.partial = None
         seeds = None if self.seed is None or isinstance(self.seed, int) else list(self.seed)
         seed = seeds[0] if seeds else seed_of(kwargs.get("generator"), self.seed)  # pyright: ignore
         if seed is None and self.keep is not None:
             raise ValueError("seed must be given with keep, or no later call draws the same")
-        seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
         as_tuple = kwargs.pop("return_dict", True) is False
         name = kwargs.pop("output", None)  # what a modular pipeline returns in place of its state
         binds = expand_tokens if draws_tokens(self.pipe) else expand
@@ -186,22 +200,30 @@ class Steered:
                 f"{expanded.key} must be at most particles={self.particles}, "
                 f"got {expanded.wanted}; raise particles"
             )
-        run = self._run(expanded, seed)
+        settings = self._settings(expanded)
+        seed = agreed_seed(self.group, seed, repr([expanded.prompts, seeds, settings["call"]]))
+        shape = len(expanded.prompts), self.particles
+        shards = Shards(*shape, self.group, self.micro_batch)
+        if self.group is not None:
+            self._check_shared(expanded)
+            expanded = expand(self.pipe, args, kwargs, self.particles, shards.slots)
+            settings["processes"] = shards.world
+        run = self._run(expanded, seed, shards)
         tap = self._tap(expanded, run, self._streams(expanded, seed, seeds))
         self._check_inputs(tap)
-        settings = self._settings(expanded)
         if isinstance(tap, PipelineTap) and self.keep is not None:
             call = dict(expanded.arguments)
             known = {**settings, "prompts": expanded.prompts, "seed": seed, "call": call}
             tap.keeper = Keeper(self.keep, {**known, "wanted": expanded.wanted})
         try:
-            with run.cost.time("total"):
+            with run.cost.time("total"), shards.watched():
                 output = tap()
-            if run.selected is None:
-                raise TapError(
-                    "the run ended before its last timestep, so its weights are incomplete; "
-                    "leave out denoising_end or interrupts"
-                )
+                if run.returned is None:
+                    raise TapError(
+                        "the run ended before its last timestep, so its weights are incomplete; "
+                        "leave out denoising_end or interrupts"
+                    )
+                share_rows(output, shards, run.returned)
         finally:
             run.cost.peak_memory_mb = _peak_memory_mb()
             settings["replaced_step"] = tap.replaced
@@ -211,13 +233,12 @@ class Steered:
             self.partial = run.result(self.target, settings)
         if self.partial is not None and self.partial.samples is None and self.select == "all":
             self.partial.samples = _pictures(output, run)
-        _select(output, run, self.particles)
         if name is not None:
             return output.get(name), self.partial
         output.steering = self.partial
         return (*output.to_tuple(), self.partial) if as_tuple else output
 
-    def _run(self, expanded: Expanded, seed: int) -> Run:
+    def _run(self, expanded: Expanded, seed: int, shards: Shards) -> Run:
         return Run(
             prompts=expanded.prompts,
             particles=self.particles,
@@ -229,6 +250,7 @@ class Steered:
             seed=seed,
             cost=Cost(),
             watch=self.watch,
+            shards=shards,
         )
 
     def _streams(
@@ -249,8 +271,8 @@ class Steered:
     ) -> PipelineTap | TokenTap:
         settings: dict[str, Any] = {
             "expanded": expanded,
-            "particles": self.particles,
-            "generators": streams,
+            "particles": len(run.shards.slots),
+            "generators": [streams[row] for row in run.shards.rows.tolist()],
             "engine": run,
             "resamples": run.resamples,
             "micro_batch": self.micro_batch,
@@ -258,7 +280,8 @@ class Steered:
         }
         if draws_tokens(self.pipe):
             return token_tap(self.pipe, **settings)
-        return PipelineTap(self.pipe, **settings, stochastic=self.stochastic, terms=self.terms)
+        more = {"stochastic": self.stochastic, "terms": self.terms, "shards": run.shards}
+        return PipelineTap(self.pipe, **settings, **more)
 
     @property
     def _rewards(self) -> list[Reward]:
@@ -279,6 +302,11 @@ class Steered:
         """Token pipelines mix no predictions, and their steps are stochastic or not as called."""
         if self.keep is not None:
             raise TapError(f"keep must be None for {type(self.pipe).__name__}, which draws tokens")
+        if self.group is not None:
+            raise TapError(
+                f"group must be None for {type(self.pipe).__name__}, which keeps what it has "
+                f"written in the pipeline; give each process prompts of its own"
+            )
         for term in self.terms:
             if not isinstance(term, Tilt):
                 raise TapError(
@@ -289,6 +317,16 @@ class Steered:
             raise TapError(
                 f"stochastic must be None or False for {type(self.pipe).__name__}: its call's "
                 f"temperature says whether tokens are drawn"
+            )
+
+    def _check_shared(self, expanded: Expanded) -> None:
+        """Refuse what one particle's stream draws for all of them, wherever they are."""
+        images = [k for k in expanded.arguments if k in ("image", "mask_image")]
+        if images and hasattr(self.pipe, "_encode_vae_image"):
+            raise TapError(
+                f"group must be None for a call with {images[0]}: {type(self.pipe).__name__} "
+                f"draws one encoding of it for all particles from the first one's generator; "
+                f"give each process prompts of its own"
             )
 
     def _check_inputs(self, tap: PipelineTap | TokenTap) -> None:
@@ -351,11 +389,3 @@ def _pictures(output: Any, run: Run) -> torch.Tensor | None:
     prompts, particles = run.selected.shape
     images = images.reshape(prompts, particles, *images.shape[1:])
     return torch.stack([x[s.argsort()] for x, s in zip(images, run.selected, strict=True)])
-
-
-def _select(output: Any, run: Run, particles: int) -> None:
-    """Keep the rows that were asked for: the first M slots of each prompt hold them."""
-    assert run.selected is not None
-    prompts, wanted = run.selected.shape
-    rows = [p * particles + m for p in range(prompts) for m in range(wanted)]
-    keep_rows(output, prompts * particles, rows)

@@ -15,6 +15,7 @@ __all__ = ["BENCHES", "RESUMABLE", "BenchRefused", "run_bench"]
 BENCHES = {
     "overhead": "time of a steered call over the stock pipeline's, same network and batch",
     "memory": "peak memory of 64 particles in micro-batches of 8 over that of 8",
+    "scale": "bytes and processor time that sharing one cloud over 2 and 4 processes adds",
     "policy": "success and latency of warm starts against DDPM, DDIM and controls",
     "resampling": "time of each resampling scheme over that of the package `particles`",
     "fk": "pass rates by emoji-judge: plain, best-of-n, importance sampling, FK, its controls",
@@ -33,7 +34,9 @@ BENCHES = {
 }
 
 
-RESUMABLE = frozenset(BENCHES) - {"alpha", "faults", "memory", "overhead", "resampling"}
+RESUMABLE = frozenset(BENCHES) - {
+    "alpha", "faults", "memory", "overhead", "resampling", "scale",
+}  # fmt: skip
 """Benches that keep their finished runs in a file and go on from it."""
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fkdiff.commands.launched import joined, speaks
 from fkdiff.commands.pool_options import pool_of, sources_of
 from fkdiff.commands.request import Request, checked, command_of, parse_window
 from fkdiff.commands.resuming import places
@@ -69,8 +70,12 @@ def draw(request: Request, go_on: bool = False) -> None:
             kept).
     """
     request = checked(request)
-    result, page = save_run(request, load(request), go_on=go_on)
-    tell(result, page)
+    with joined(request.device) as group:
+        if go_on and group is not None:
+            raise refused("--resume goes on in one process; start it without torchrun")
+        result, page = save_run(request, load(request), go_on=go_on, group=group)
+    if speaks():
+        tell(result, page)
 
 
 def load(request: Request, before: Loaded | None = None) -> Loaded:
@@ -91,7 +96,11 @@ def load(request: Request, before: Loaded | None = None) -> Loaded:
 
 
 def save_run(
-    request: Request, loaded: Loaded, watch: "Watch | None" = None, go_on: bool = False
+    request: Request,
+    loaded: Loaded,
+    watch: "Watch | None" = None,
+    go_on: bool = False,
+    group: Any = None,
 ) -> "tuple[Result, Path]":
     """Run a checked request and save it; gives the path of its report.
 
@@ -102,24 +111,37 @@ def save_run(
         loaded: Its pipeline and rewards.
         watch: Called after each transition of the steered run.
         go_on: Whether the folder holds states to go on from.
+        group: Processes that share the particles, of which the first saves; None for this one.
 
     Raises:
         Stop: As `draw` does.
     """
-    job = _prepared(request, loaded, watch, go_on)
+    job = _prepared(request, loaded, watch, go_on, group)
+    if group is not None and not speaks():
+        job.pipe.set_progress_bar_config(disable=True)
     result = _steered(job)
     plain = _plain(job, result)
     try:
-        page = result.save(job.folder, plain=plain, command=_command(job))
+        page = _saved(job, result, plain)
     except OSError as error:
         raise failed(f"{disk_full(error) or error}{_going_on(job)}") from None
     for place in job.places.values():
         place.forget()
-    clear_parts(job.folder)
+    if speaks():
+        clear_parts(job.folder)
     return result, page
 
 
-def _prepared(request: Request, loaded: Loaded, watch: "Watch | None", go_on: bool) -> _Job:
+def _saved(job: _Job, result: "Result", plain: "Result | None" = None) -> Path:
+    """Write a result, once for all processes that share it; gives the path of its report."""
+    if job.steered.group is not None and not speaks():
+        return job.folder
+    return result.save(job.folder, plain=plain, command=_command(job))
+
+
+def _prepared(
+    request: Request, loaded: Loaded, watch: "Watch | None", go_on: bool, group: Any
+) -> _Job:
     """Refuse what the pipeline can't do."""
     from fkdiff import Resample, Tilt, steer
     from fkdiff.taps.token_families import draws_tokens
@@ -133,7 +155,8 @@ def _prepared(request: Request, loaded: Loaded, watch: "Watch | None", go_on: bo
     steering = [] if request.reward == "none" else [loaded.rewards[request.reward or ""]]
     monitors = [loaded.rewards[spec] for spec in request.monitor]
     folder = request.out or free_folder(request.prompts[0])
-    kept = {} if draws_tokens(loaded.pipe) else places(request, folder, go_on)
+    alone = group is None and not draws_tokens(loaded.pipe)
+    kept = places(request, folder, go_on) if alone else {}
     try:
         steered = steer(
             loaded.pipe,
@@ -147,6 +170,7 @@ def _prepared(request: Request, loaded: Loaded, watch: "Watch | None", go_on: bo
             seed=request.seed,
             watch=watch,
             keep=kept.get("steered"),
+            group=group,
         )
     except (ValueError, TypeError) as error:
         raise refused(error) from None
@@ -256,12 +280,15 @@ def _command(job: _Job) -> str:
 
 def _steered(job: _Job) -> "Result":
     """The run itself; whatever ends it early, what was made is kept."""
+    from fkdiff.processes.peers import PeerError
     from fkdiff.terms.memory import ran_out
     from fkdiff.terms.reward import RewardError
 
     job.steered.sources.update(sources_of(job.request))
     try:
         return job.steered(**job.call).steering
+    except PeerError as error:
+        raise failed(f"{error}{_kept(job)}") from None
     except RewardError as error:
         if error.__cause__ is not None:  # the reward's own code failed: show its author where
             traceback.print_exception(error.__cause__, file=sys.stderr)
@@ -286,7 +313,7 @@ def _kept(job: _Job) -> str:
     if partial is None:
         return _going_on(job) or "; nothing had been made yet"
     try:
-        page = partial.save(job.folder, command=_command(job))
+        page = _saved(job, partial)
     except OSError as error:
         return f"; what was made can't be saved: {error.strerror or error}{_going_on(job)}"
     return f"; what was made is in {page}{_going_on(job)}"
@@ -318,12 +345,13 @@ def _plain(job: _Job, result: "Result") -> "Result | None":
         select="all",
         seed=job.request.seed,
         keep=job.places.get("plain"),
+        group=job.steered.group,
     )
     call = {k: v for k, v in job.call.items() if k != "num_images_per_prompt"}
     job.pipe.set_progress_bar_config(desc="plain, to compare")
     try:
         return plain(**call).steering
     except KeyboardInterrupt:
-        page = result.save(job.folder, command=_command(job))
+        page = _saved(job, result)
         told = f"interrupted; the steered pictures are in {page}{_going_on(job)}"
         raise Stop(told, code=130) from None

@@ -58,7 +58,11 @@ _OUT = "Folder of the run, replacing an earlier one; by default runs/ and the pr
 def generate(
     context: typer.Context,
     prompt: Annotated[
-        list[str] | None, typer.Argument(help="What to draw; several are drawn at once.")
+        list[str] | None,
+        typer.Argument(
+            help="What to draw; several are drawn at once. torchrun and accelerate launch share "
+            "the particles out over processes."
+        ),
     ] = None,
     prompts: Annotated[
         Path | None,

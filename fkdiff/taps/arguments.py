@@ -36,10 +36,23 @@ class Expanded:
     key: str | None
 
 
-def expand(pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any], particles: int) -> Expanded:
+def expand(
+    pipe: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    particles: int,
+    slots: range | None = None,
+) -> Expanded:
     """Bind the user's call and ask for `particles` rows a prompt, prompt-major.
 
     What the call leaves out is taken from the model's card, if it has one.
+
+    Arguments:
+        pipe: The pipeline.
+        args: The call's arguments.
+        kwargs: The call's keyword arguments.
+        particles: K.
+        slots: Those of the K that are drawn here, None for all.
 
     Raises:
         TypeError: If the arguments don't fit the pipeline's signature.
@@ -56,11 +69,15 @@ def expand(pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any], particles: 
     key = _count_key(pipe, names)
     wanted = int(given.pop(key, 1) or 1) if key else 1
     prompts = _prompts(given)
+    slots = range(particles) if slots is None else slots
     if key:
-        given[key] = particles
+        given[key] = len(slots)
     else:
-        _repeat(given, particles)
+        _repeat(given, len(slots))
     _check_latents(given, len(prompts) * particles)
+    if given.get("latents") is not None and len(slots) < particles:
+        rows = [p * particles + slot for p in range(len(prompts)) for slot in slots]
+        given["latents"] = given["latents"][rows]
     given.pop("generator", None)
     return Expanded(given, prompts, wanted, key)
 

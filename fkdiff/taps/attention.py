@@ -7,7 +7,7 @@ never a layer's own maps.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,11 +92,11 @@ class AttentionMaps:
         finally:
             self._rows = None
 
-    def permute(self, rows: Tensor) -> None:
-        """Continue `rows` (N,) in place of what was."""
-        self._cross = {k: v[rows.to(v.device)] for k, v in self._cross.items()}
-        self._own = {k: v[rows.to(v.device)] for k, v in self._own.items()}
-        self._counts = {k: v[rows.to(v.device)] for k, v in self._counts.items()}
+    def permute(self, pick: Callable[[Tensor], Tensor]) -> None:
+        """Continue the rows that `pick` puts in the places of N others."""
+        self._cross = {k: pick(v) for k, v in self._cross.items()}
+        self._own = {k: pick(v) for k, v in self._own.items()}
+        self._counts = {k: pick(v) for k, v in self._counts.items()}
 
     def state(self) -> dict[str, list[tuple[str, int, Tensor]]]:
         """The running sums, in the order in which they are added up."""

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fkdiff.taps.shadowing import shadowed
@@ -31,13 +30,14 @@ class Conditioning:
     rows: int
     prepared: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
-    def permute(self, rows: Tensor) -> None:
-        """Continue `rows` (N,) in place, which is how the pipeline's loop gets to know."""
+    def permute(self, pick: Callable[[Tensor], Tensor]) -> None:
+        """Continue the rows that `pick` puts in the places of N others, or of copies of them.
+
+        It happens in place, which is how the pipeline's loop gets to know.
+        """
         for value in (v for values in self.prepared.values() for v in values):
             if isinstance(value, Tensor) and value.ndim > 2 and len(value) % self.rows == 0:
-                copies = len(value) // self.rows
-                wide = torch.cat([rows + i * self.rows for i in range(copies)])
-                value.copy_(value[wide.to(value.device)])
+                value.copy_(pick(value))
 
     def blend(self, x: Tensor) -> Tensor:
         r"""Clean state as inpainting leaves it: $(1 - m) \cdot \mathrm{image} + m \cdot x$.

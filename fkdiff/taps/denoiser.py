@@ -2,7 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -10,6 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from fkdiff.processes.shards import Shards
 from fkdiff.taps.coefficients import TapError
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.memory import Batched, within_memory
@@ -22,6 +24,7 @@ __all__ = [
     "batch_of",
     "calling",
     "chunked",
+    "cuts",
     "halves_of",
     "read_guidance",
     "sliced",
@@ -66,7 +69,7 @@ OnCall: TypeAlias = Callable[[NetworkCall], Any]
 @contextmanager
 def tapped_denoiser(
     pipe: Any,
-    rows: int,
+    shards: Shards,
     holder: Batched,
     cost: Cost,
     on_call: "OnCall",
@@ -78,7 +81,7 @@ def tapped_denoiser(
 
     Arguments:
         pipe: A pipeline with a `unet` or `transformer`.
-        rows: N, the number of particles in all.
+        shards: The particles here.
         holder: Says how many particles a network call has, None for all; less where memory runs
             out.
         cost: Counts rows and seconds.
@@ -88,7 +91,7 @@ def tapped_denoiser(
         for name in DENOISERS:
             module = getattr(pipe, name, None)
             if isinstance(module, torch.nn.Module):
-                stack.enter_context(_tapped(name, module, rows, holder, cost, on_call))
+                stack.enter_context(_tapped(name, module, shards, holder, cost, on_call))
         yield
 
 
@@ -96,7 +99,7 @@ def tapped_denoiser(
 def _tapped(
     name: str,
     module: torch.nn.Module,
-    rows: int,
+    shards: Shards,
     holder: Batched,
     cost: Cost,
     on_call: "OnCall",
@@ -107,15 +110,15 @@ def _tapped(
     def evaluate(bound: inspect.BoundArguments, other: torch.nn.Module | None = None) -> Any:
         network = other or functools.partial(base.__call__, module)
         batch = batch_of(bound)
-        copies = max(1, batch // rows)
 
         def few(size: int) -> Any:
-            if size * copies >= batch:
+            parts = cuts(batch, shards, size)
+            if len(parts) == 1:
                 return network(*bound.args, **bound.kwargs)
-            return chunked(network, bound, size * copies)
+            return chunked(network, bound, parts)
 
         with cost.time("denoise"):
-            out = within_memory(holder, rows, few)
+            out = within_memory(holder, len(shards.rows), few)
         cost.denoiser_evaluations += batch
         return out
 
@@ -162,11 +165,15 @@ def sliced(
         start: First row.
         size: Number of rows.
     """
+    return _picked(bound, batch, torch.arange(start, start + size))
 
+
+def _picked(bound: inspect.BoundArguments, batch: int, rows: Tensor) -> inspect.BoundArguments:
     def cut(value: Any, name: str = "") -> Any:
-        leading = isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch
-        if leading or (name in _LISTED and isinstance(value, list)):
-            return value[start : start + size]
+        if isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch:
+            return value[rows.to(value.device)]
+        if name in _LISTED and isinstance(value, list):
+            return [value[row] for row in rows.tolist()]
         if isinstance(value, dict):
             return {k: v if k in _SHARED else cut(v, k) for k, v in value.items()}
         if isinstance(value, list | tuple):
@@ -176,24 +183,45 @@ def sliced(
     return inspect.BoundArguments(bound.signature, cut(dict(bound.arguments)))
 
 
-def chunked(call: Callable[..., Any], bound: inspect.BoundArguments, size: int) -> Any:
-    """Call with `size` rows at a time and join the outputs."""
+def cuts(batch: int, shards: Shards, micro_batch: int | None) -> list[Tensor]:
+    """Rows of a network's call by micro-batch: those of the same particles in all its halves.
+
+    So the rows of a call are the same ones at any number of processes, which its rounding asks.
+
+    Arguments:
+        batch: Rows of the call; the particles here once, or several times one after another.
+        shards: The particles here.
+        micro_batch: Particles in each, None for all.
+    """
+    rows = len(shards.rows)
+    if batch % rows:  # not ours to understand
+        return list(torch.arange(batch).split(micro_batch or batch))
+    parts = shards.batches(micro_batch)
+    return [torch.cat([part + i * rows for i in range(batch // rows)]) for part in parts]
+
+
+def chunked(
+    call: Callable[..., Any], bound: inspect.BoundArguments, parts: Sequence[Tensor]
+) -> Any:
+    """Call with some rows at a time and put the outputs in the places of their rows."""
     batch = batch_of(bound)
-    parts = [sliced(bound, batch, start, size) for start in range(0, batch, size)]
-    return _joined([call(*part.args, **part.kwargs) for part in parts])
+    given = [_picked(bound, batch, part) for part in parts]
+    outputs = [call(*part.args, **part.kwargs) for part in given]
+    return _joined(outputs, torch.cat(list(parts)).argsort())
 
 
-def _joined(outputs: list[Any]) -> Any:
+def _joined(outputs: list[Any], order: Tensor) -> Any:
     first = outputs[0]
     if isinstance(first, Tensor):
-        return torch.cat(outputs)
+        return torch.cat(outputs)[order.to(first.device)]
     if isinstance(first, dict):
-        fields = {k: _joined([o[k] for o in outputs]) for k in first}
+        fields = {k: _joined([o[k] for o in outputs], order) for k in first}
         return type(first)(**fields)
     if isinstance(first, list):
-        return [row for rows in outputs for row in rows]
+        rows = [row for rows in outputs for row in rows]
+        return [rows[place] for place in order.tolist()]
     if isinstance(first, tuple):
-        return tuple(_joined(list(parts)) for parts in zip(*outputs, strict=True))
+        return tuple(_joined(list(parts), order) for parts in zip(*outputs, strict=True))
     return first
 
 
@@ -235,7 +263,7 @@ def halves_of(outputs: list[Tensor], like: Tensor) -> list[Tensor]:
     ]
 
 
-def read_guidance(outputs: list[Tensor], mixed: Tensor) -> Guidance:
+def read_guidance(outputs: list[Tensor], mixed: Tensor, shards: Shards | None = None) -> Guidance:
     r"""How outputs were mixed, found by a fit.
 
     Solves $\pm m = h_2 + a (h_1 - h_2)$ by least squares, as some pipelines turn the sign of what
@@ -245,6 +273,7 @@ def read_guidance(outputs: list[Tensor], mixed: Tensor) -> Guidance:
     Arguments:
         outputs: What the networks returned during the step, (rows, *) or (2 * rows, *) each.
         mixed: What the pipeline gave to the scheduler, shape (rows, *).
+        shards: Whose rows these are: the fit is over all processes.
 
     Raises:
         TapError: If the mixture isn't linear in two halves (guidance rescale, APG, PAG, ...).
@@ -253,7 +282,7 @@ def read_guidance(outputs: list[Tensor], mixed: Tensor) -> Guidance:
     if len(halves) not in (1, 2):
         raise TapError(f"expected one or two predictions a particle, got {len(halves)}")
     first, second = halves[0], halves[-1]
-    fits = [(*_fit(first, second, sign * mixed), sign) for sign in (1, -1)]
+    fits = [(*_fit(first, second, sign * mixed, shards), sign) for sign in (1, -1)]
     residual, a, sign = min(fits, key=lambda fit: fit[0])
     if residual > 1e-3:
         raise TapError(
@@ -265,14 +294,25 @@ def read_guidance(outputs: list[Tensor], mixed: Tensor) -> Guidance:
     return Guidance(2, 0, a, sign) if a > 1 else Guidance(2, 1, 1 - a, sign)
 
 
-def split_guidance(outputs: list[Tensor], mixed: Tensor, rows: int) -> tuple[Expert, ...]:
+def split_guidance(
+    outputs: list[Tensor], mixed: Tensor, rows: int, shards: Shards | None = None
+) -> tuple[Expert, ...]:
     """Conditional and unconditional experts behind a guided output; see `read_guidance`."""
-    return read_guidance(outputs, mixed[:rows]).experts(outputs, mixed[:rows])
+    return read_guidance(outputs, mixed[:rows], shards).experts(outputs, mixed[:rows])
 
 
-def _fit(first: Tensor, second: Tensor, mixed: Tensor) -> tuple[float, float | None]:
+def _fit(
+    first: Tensor, second: Tensor, mixed: Tensor, shards: Shards | None
+) -> tuple[float, float | None]:
     """Relative residual of m = second + a (first - second), and a; None where the two agree."""
+
+    def total(values: Tensor) -> float:
+        # Row by row first, and then over the rows of the run: the same bits wherever they are.
+        rows = values.flatten(1).sum(1).cpu()
+        return float((rows if shards is None else shards.gather(rows)).sum())
+
     d, m = (first - second).double(), (mixed - second).double()
-    a = float((d * m).sum() / d.square().sum()) if d.any() else None
+    size = total(d.square())
+    a = total(d * m) / size if size else None
     left = m if a is None else m - a * d
-    return float(left.norm() / mixed.double().norm().clamp(min=1e-30)), a
+    return math.sqrt(total(left.square()) / max(total(mixed.double().square()), 1e-60)), a

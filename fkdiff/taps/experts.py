@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from fkdiff.processes.shards import Shards
 from fkdiff.taps.adapters import Adapters, adapter_layers, loaded_adapters
 from fkdiff.taps.arguments import Expanded
 from fkdiff.taps.capture import captured, with_prompt, with_state
@@ -57,6 +58,7 @@ class TappedPool:
         terms: The run's terms.
         expanded: Arguments of the call.
         seeds: One for each row.
+        shards: The particles here.
         micro_batch: Rows per call of a function, None for all.
         cost: Counts what is spent.
         shrink: Factor on the state of the first transition, where a corrected run starts.
@@ -70,6 +72,7 @@ class TappedPool:
     terms: Sequence[Term]
     expanded: Expanded
     seeds: list[int]
+    shards: Shards
     micro_batch: int | None
     cost: Cost
     shrink: float = 1.0
@@ -332,7 +335,7 @@ class TappedPool:
 
     def _guided(self, halves: list[Tensor], like: Tensor) -> Guidance:
         """How the pipeline guides, as found in the first step and verified in each."""
-        kept = self.guidance or read_guidance(halves, like)
+        kept = self.guidance or read_guidance(halves, like, self.shards)
         self.guidance = kept
         if len(halves) >= kept.halves:
             back = torch.stack([e.b * e.output for e in kept.experts(halves, like)]).sum(0)
@@ -345,17 +348,20 @@ class TappedPool:
         )
 
     def _function(self, source: Source, x: Tensor, pair: tuple[float, float]) -> Tensor:
+        def few(size: int) -> Tensor:
+            parts = self.shards.batches(size)
+            answers = [source(x[part.to(x.device)], *pair) for part in parts]
+            return torch.cat(answers)[torch.cat(parts).argsort()]
+
         spent, self.aside = self.cost.denoiser_evaluations, True
         try:
             with self.cost.time("denoise"):
-                parts = within_memory(
-                    self, len(x), lambda size: [source(part, *pair) for part in x.split(size)]
-                )
+                answers = within_memory(self, len(x), few)
         finally:
             self.aside = False
         if self.cost.denoiser_evaluations == spent:  # not a call of the pipeline's own network
             self.cost.denoiser_evaluations += len(x)
-        return torch.cat(parts).to(x)
+        return answers.to(x)
 
     def take(self) -> Found:
         """What was found in a step's network calls, to begin the next step with nothing."""

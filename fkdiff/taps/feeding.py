@@ -7,21 +7,22 @@ from typing import Any
 
 import torch
 
-from fkdiff.taps.denoiser import batch_of, calling, chunked
+from fkdiff.processes.shards import Shards
+from fkdiff.taps.denoiser import batch_of, calling, chunked, cuts
 from fkdiff.terms.memory import Batched, within_memory
 
 __all__ = ["chunked_feeding"]
 
 
 @contextmanager
-def chunked_feeding(pipe: Any, rows: int, holder: Batched) -> Iterator[None]:
+def chunked_feeding(pipe: Any, shards: Shards, holder: Batched) -> Iterator[None]:
     """Let a pipeline's ControlNet see a micro-batch at a time while the block lasts.
 
     What it returns is no prediction, and isn't counted among the denoiser's evaluations.
 
     Arguments:
         pipe: A pipeline, with or without a `controlnet`.
-        rows: N, the number of particles in all.
+        shards: The particles here.
         holder: Says how many particles a call has, None for all; less where memory runs out.
     """
     module = getattr(pipe, "controlnet", None)
@@ -33,16 +34,15 @@ def chunked_feeding(pipe: Any, rows: int, holder: Batched) -> Iterator[None]:
 
     def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
-        batch = batch_of(bound)
-        copies = max(1, batch // rows)
 
         def few(size: int) -> Any:
-            if size * copies >= batch:
+            parts = cuts(batch_of(bound), shards, size)
+            if len(parts) == 1:
                 return base.__call__(self, *args, **kwargs)
             levels = lambda *a, **k: _levels(base.__call__(self, *a, **k))  # noqa: E731
-            return chunked(levels, bound, size * copies)
+            return chunked(levels, bound, parts)
 
-        return within_memory(holder, rows, few)
+        return within_memory(holder, len(shards.rows), few)
 
     with calling(module, call):
         yield

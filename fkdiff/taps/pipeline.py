@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fkdiff.processes import Gaussian, Kernel, sde_step
+from fkdiff.processes.shards import Shards
 from fkdiff.taps.arguments import Expanded
 from fkdiff.taps.coefficients import TapError, as_predicted, estimate_x0, separates_copies
 from fkdiff.taps.conditioning import Conditioning, kept_conditioning
@@ -54,11 +55,13 @@ class _Opening:
 class PipelineTap:
     """Runs a pipeline's own call with N = P * K rows and hands each transition to an engine.
 
+    Where several processes share the cloud, each calls its pipeline with the rows that it holds.
+
     Arguments:
         pipe: The pipeline; restored on exit, on error and on interrupt.
         expanded: Arguments of the call.
-        particles: K.
-        generators: One CPU generator a row.
+        particles: K, or as many of them as are here.
+        generators: One CPU generator a row here.
         engine: Weighs and resamples.
         stochastic: Replace a step that can't separate copies: None where resampling can fire,
             True always, False never (then a step that can't is refused).
@@ -67,6 +70,7 @@ class PipelineTap:
         cost: Counts what is spent.
         terms: Terms, of which those that edit or correct the pool concern the tap.
         keeper: Saves the run after its transitions, or goes on with a saved one.
+        shards: Which rows are here; None where all are.
     """
 
     pipe: Any
@@ -80,6 +84,7 @@ class PipelineTap:
     cost: Cost
     terms: Sequence[Term] = ()
     keeper: Keeper | None = None
+    shards: Shards = None  # pyright: ignore[reportAssignmentType]  # __post_init__ fills it in
     replaced: str | None = None
     bar: Any = None
     _scheduler: Any = None
@@ -97,27 +102,36 @@ class PipelineTap:
     _pool: PoolMoves | None = None
     _correction: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        self.shards = self.shards or Shards(len(self.expanded.prompts), self.particles)
+
     def __call__(self) -> Any:
         """Make the call; returns the pipeline's own output for all rows."""
         with ExitStack() as stack:
             self._scheduler = self.pipe.scheduler
             self._seeds = [g.initial_seed() for g in self.generators]
             rows = len(self.generators)
-            self._origin = torch.arange(rows)
+            self._origin = torch.arange(self.engine.log_w.numel())
             pool = TappedPool(
-                self.pipe, self.terms, self.expanded, self._seeds, self.micro_batch, self.cost
+                *(self.pipe, self.terms, self.expanded, self._seeds),
+                *(self.shards, self.micro_batch, self.cost),
             )
             term = regions_of(self.terms)
             if term is not None:
-                pool.regions = TappedRegions(self.pipe, term, self.expanded, self._seeds)
+                pool.regions = TappedRegions(
+                    *(self.pipe, term, self.expanded, self._seeds),
+                    *(self.shards, self.micro_batch),
+                )
             self._pool = stack.enter_context(opened_moves(pool))
             stack.enter_context(
                 tapped_scheduler(self.pipe, self.generators, self._on_step, self._before)
             )
-            stack.enter_context(tapped_denoiser(self.pipe, rows, self, self.cost, self._on_call))
+            stack.enter_context(
+                tapped_denoiser(self.pipe, self.shards, self, self.cost, self._on_call)
+            )
             self._memo = stack.enter_context(memoised_decode(self.pipe, self, self._count_decodes))
             stack.enter_context(sliced_postprocess(self.pipe, self.micro_batch))
-            stack.enter_context(chunked_feeding(self.pipe, rows, self))
+            stack.enter_context(chunked_feeding(self.pipe, self.shards, self))
             stack.enter_context(watched_progress(self.pipe, self._on_bar))
             stack.enter_context(own_ranking_off(self.pipe))
             self._kept = stack.enter_context(kept_conditioning(self.pipe, rows))
@@ -251,7 +265,7 @@ class PipelineTap:
             self._pool.pool.progress = self._moves / step.total
         self._parents = chosen
         if chosen is not None:
-            self._permute(call, chosen, rows)
+            self._permute(call, chosen)
         if self.keeper is not None:
             self.keeper.keep(self, call)
 
@@ -304,7 +318,7 @@ class PipelineTap:
             mixed = as_predicted(first.scheduler, first.arguments["model_output"])
             sigma = first.pair[1] if first.pair else 0.0
             outputs = predictions(self.pipe, opening.outputs, first.sample[:rows], sigma)
-            return split_guidance(outputs, mixed, rows)
+            return split_guidance(outputs, mixed, rows, self.shards)
 
         return Step(
             index=self._moves,
@@ -312,18 +326,23 @@ class PipelineTap:
             x=opening.call.sample[:rows],
             x_next=call.output["prev_sample"][:rows],
             path=_path(opening.call.pair, call.next_pair),
-            prompts=len(self.expanded.prompts),
-            particles=self.particles,
+            prompts=self.shards.prompts,
+            particles=self.shards.particles,
             context=context,
             log_w=self.engine.log_w,
             may_resample=self.engine.may_resample(self._moves, total),
-            parents=torch.arange(rows) if self._parents is None else self._parents,
+            parents=torch.arange(self.engine.log_w.numel())
+            if self._parents is None
+            else self._parents,
             source=self,
             estimate=lambda: self._estimate(call, rows),
             pool=pool,
             kernel=opening.kernel,
-            correction=None if correction is None else correction.reshape(self.engine.log_w.shape),
+            correction=None
+            if correction is None
+            else self.shards.gather(correction).reshape(self.engine.log_w.shape),
             seed=self.engine.seed,
+            shards=self.shards,
         )
 
     def _estimate(self, call: Call, rows: int) -> Tensor:
@@ -367,19 +386,22 @@ class PipelineTap:
         x_next = kernel.sample(self.generators).to(call.sample.dtype)
         call.output["prev_sample"] = torch.cat([x_next] * (len(call.sample) // rows))
 
-    def _permute(self, call: Call, chosen: Tensor, rows: int) -> None:
+    def _permute(self, call: Call, chosen: Tensor) -> None:
         """Continue `chosen` rows in what the scheduler returned and in what it remembers."""
         assert self._origin is not None
-        self._origin, batch = self._origin[chosen], len(call.sample)
-        wide = torch.cat([chosen + i * rows for i in range(batch // rows)])
+        self._origin = self._origin[chosen]
+
+        def pick(value: Tensor) -> Tensor:
+            return self.shards.take(value, chosen)
+
         for name, value in call.output.items():
-            if isinstance(value, Tensor) and value.ndim and len(value) == batch:
-                call.output[name] = value[wide.to(value.device)]
-        permute_history(call.scheduler, call.sample, wide)
-        self._kept.permute(chosen)
+            if isinstance(value, Tensor) and value.ndim and len(value) == len(call.sample):
+                call.output[name] = pick(value)
+        permute_history(call.scheduler, call.sample, pick)
+        self._kept.permute(pick)
         regions = None if self._pool is None else self._pool.pool.regions
         if regions is not None and regions.maps is not None:
-            regions.maps.permute(chosen)
+            regions.maps.permute(pick)
 
 
 def _transitions(call: Call) -> int:

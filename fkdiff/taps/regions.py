@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fkdiff.processes.shards import Shards
 from fkdiff.taps.arguments import Expanded
 from fkdiff.taps.attention import AttentionMaps, grid_of
 from fkdiff.taps.capture import LIVE, captured, with_prompt, with_state
 from fkdiff.taps.coefficients import TapError
 from fkdiff.taps.compatible import networks
-from fkdiff.taps.denoiser import NetworkCall, batch_of, sliced
+from fkdiff.taps.denoiser import NetworkCall, batch_of, cuts, sliced
 from fkdiff.taps.outputs import rewritten, rows_of
 from fkdiff.terms.regions import Regions
 
@@ -30,6 +31,8 @@ class TappedRegions:
         term: The two prompts.
         expanded: Arguments of the call.
         seeds: One for each row.
+        shards: The particles here.
+        micro_batch: Particles per network call, None for all.
         maps: Attention of the subject's rows; None where it isn't recorded.
     """
 
@@ -37,6 +40,8 @@ class TappedRegions:
     term: Regions
     expanded: Expanded
     seeds: list[int]
+    shards: Shards
+    micro_batch: int | None
     maps: AttentionMaps | None = None
     _others: list[tuple[str, inspect.BoundArguments]] = field(default_factory=list)
     _changed: dict[int, list[int]] = field(default_factory=dict)
@@ -77,7 +82,8 @@ class TappedRegions:
         index = torch.full((batch,), -1)
         for half in self._halves(place, bound, batch):
             index[half * rows : (half + 1) * rows] = torch.arange(rows)
-        return self.maps.watching(index)
+        seen = torch.cat(cuts(batch, self.shards, self.micro_batch))
+        return self.maps.watching(index[seen])
 
     def blended(
         self, place: int, call: NetworkCall, bound: inspect.BoundArguments, out: Any

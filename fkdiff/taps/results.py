@@ -1,6 +1,6 @@
 """What pipelines return: output classes of named fields, or a modular pipeline's whole state."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["cut_pictures", "fields", "first_field", "keep_rows"]
+from fkdiff.processes.shards import Shards
+
+__all__ = ["cut_pictures", "fields", "first_field", "share_rows"]
 
 # A modular pipeline's state also holds embeddings and timesteps, which are nobody's samples.
 _SAMPLES = ("images", "videos", "frames", "audios", "latents")
@@ -26,16 +28,55 @@ def first_field(output: Any) -> Any:
     return next(iter(fields(output).values()))
 
 
-def keep_rows(output: Any, total: int, rows: Sequence[int]) -> None:
-    """Keep some of the `total` rows of every batch-leading field, in place."""
+def share_rows(output: Any, shards: Shards, rows: Tensor) -> None:
+    """Keep some rows of the run of every field that has the rows here, in place.
+
+    Arguments:
+        output: What a pipeline returned, on each process its own rows.
+        shards: Which they are.
+        rows: Rows of the run to keep, in order.
+    """
     for name, value in fields(output).items():
-        if not isinstance(value, list | Tensor | np.ndarray) or len(value) != total:
+        if not isinstance(value, list | Tensor | np.ndarray) or len(value) != len(shards.rows):
             continue
-        kept = [value[i] for i in rows] if isinstance(value, list) else value[rows]
+        if shards.world == 1:
+            places = rows.tolist()
+            kept = [value[i] for i in places] if isinstance(value, list) else value[places]
+        else:
+            kept = _shared(value, shards, rows)
         if _is_state(output):
             output.values[name] = kept
         else:
             output[name] = kept
+
+
+def _shared(value: Any, shards: Shards, rows: Tensor) -> Any:
+    """Rows that other processes hold among them, in the type that they have here."""
+    if isinstance(value, Tensor):
+        found = shards.share(value, rows)
+        assert found is not None
+        return found.to(value)
+    found = shards.share(torch.from_numpy(_array(value)), rows)
+    assert found is not None
+    return _like(found.numpy(), value)
+
+
+def _array(value: Any) -> np.ndarray:
+    """A sample, or a list of equally large ones, as numbers."""
+    if isinstance(value, list):
+        return np.stack([_array(item) for item in value])
+    return np.array(value)
+
+
+def _like(array: np.ndarray, value: Any) -> Any:
+    """Numbers as pictures, or as whatever else they came from."""
+    if isinstance(value, list):
+        return [_like(item, value[0]) for item in array]
+    if isinstance(value, Image.Image):
+        return Image.fromarray(array, value.mode)
+    if isinstance(value, Tensor):
+        return torch.from_numpy(array).to(value)
+    return array if isinstance(value, np.ndarray) else array.item()
 
 
 def cut_pictures(output: Any, cut: Callable[[Tensor, Tensor], Tensor]) -> None:

@@ -178,7 +178,7 @@ def _as_given(raw: Any, fields: dict[str, Any], as_dict: bool) -> Any:
     return out if as_dict else out.to_tuple()
 
 
-def permute_history(scheduler: Any, like: Tensor, rows: Tensor) -> None:
+def permute_history(scheduler: Any, like: Tensor, continued: Callable[[Tensor], Tensor]) -> None:
     """Index every per-row tensor that the solver remembers.
 
     A tensor belongs to the rows if it has the state's number of axes and its batch size; solvers
@@ -187,13 +187,13 @@ def permute_history(scheduler: Any, like: Tensor, rows: Tensor) -> None:
     Arguments:
         scheduler: The scheduler, changed in place.
         like: The state, shape (B, *).
-        rows: Row that each slot continues, shape (B,), int64.
+        continued: Rows (B, *) to what each slot continues, same shape.
     """
 
     def pick(value: Any) -> Any:
         if isinstance(value, Tensor):
             mine = value.ndim == like.ndim and len(value) == len(like)
-            return value[rows.to(value.device)] if mine else value
+            return continued(value) if mine else value
         if isinstance(value, list | tuple):
             return type(value)(pick(v) for v in value)
         return value

@@ -19,7 +19,7 @@ from torch import Tensor
 from fkdiff.processes.streams import row_streams, stream
 from fkdiff.taps.arguments import Expanded
 from fkdiff.taps.coefficients import TapError
-from fkdiff.taps.denoiser import calling, chunked
+from fkdiff.taps.denoiser import batch_of, calling, chunked
 from fkdiff.taps.engine import Engine
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.memory import within_memory
@@ -242,7 +242,8 @@ class TokenTap:
         def logits(*args: Any, **kwargs: Any) -> Any:
             return (network(*args, **kwargs).logits,)
 
-        return SimpleNamespace(logits=chunked(logits, bound, size)[0])
+        parts = torch.arange(batch_of(bound)).split(size)
+        return SimpleNamespace(logits=chunked(logits, bound, parts)[0])
 
     def _before(self, bound: inspect.BoundArguments) -> None:
         """May replace what the network is asked."""

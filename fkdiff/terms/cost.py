@@ -3,7 +3,9 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from fkdiff.processes.shards import Shards
 
 __all__ = ["Cost"]
 
@@ -16,8 +18,10 @@ class Cost:
         denoiser_evaluations: Rows sent through the denoiser (a CFG pair counts two).
         decodes: Rows decoded to pixels, waveforms or frames.
         reward_calls: Samples scored, by reward name.
-        seconds: Wall-clock seconds by stage: `total`, `denoise`, `decode`, `reward`, `resample`.
+        seconds: Wall-clock seconds by stage: `total`, `denoise`, `decode`, `reward`, `resample`;
+            of this process alone, with what it spent on others and waiting for them as `exchange`.
         peak_memory_mb: Peak resident (CPU) or allocated (CUDA) memory in MB, None if unknown.
+        exchanged_bytes: Bytes that processes which share a cloud got from each other.
 
     Example:
         >>> cost = Cost()
@@ -32,6 +36,7 @@ class Cost:
     reward_calls: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_mb: float | None = None
+    exchanged_bytes: int = 0
 
     @contextmanager
     def time(self, stage: str) -> Iterator[None]:
@@ -41,3 +46,17 @@ class Cost:
             yield
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    def over(self, shards: Shards) -> "Cost":
+        """What all processes spent; seconds and memory stay those of this one."""
+        if shards.peers is None or shards.peers.over:
+            return self
+        calls = {k: int(shards.total(self.reward_calls[k])) for k in sorted(self.reward_calls)}
+        return replace(
+            self,
+            denoiser_evaluations=int(shards.total(self.denoiser_evaluations)),
+            decodes=int(shards.total(self.decodes)),
+            reward_calls=calls,
+            seconds={**self.seconds, "exchange": shards.peers.seconds},
+            exchanged_bytes=int(shards.total(shards.peers.received)),
+        )

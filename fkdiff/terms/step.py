@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fkdiff.processes import Gaussian, Kernel
+from fkdiff.processes.shards import Shards
 from fkdiff.processes.streams import row_streams
 from fkdiff.processes.tokens import TokenStep
 from fkdiff.terms.cost import Cost
@@ -49,6 +50,10 @@ class Source(Protocol):
 class Step:
     """One transition x -> x_next of N = P * K rows, prompt-major.
 
+    Where the cloud is shared by several processes, what has a row for each particle holds the
+    rows of this process alone, and n of them stand for N below; log-weights and scores are those
+    of all particles, on every process.
+
     Arguments:
         index: Transition, counted from 0.
         total: Number of transitions of the run.
@@ -60,7 +65,8 @@ class Step:
         context: Per-row keywords for rewards: `prompts` is a list of N strings.
         log_w: Log-weights before this transition, shape (P, K), float64.
         may_resample: Whether the trigger can fire here; False spares intermediate rewards.
-        parents: Rows that shared their state with each row when the step began, shape (N,).
+        parents: Rows of the run that shared their state with each of its N rows when the step
+            began, shape (N,).
         source: Decodes and counts.
         estimate: Computes the denoised estimate, called at most once.
         pool: Computes the experts, called at most once.
@@ -69,6 +75,7 @@ class Step:
         seed: Of the draws of x0, which have a stream for each transition and row.
         draw: (rows (U,), U generators, draws) -> draws of x0 given x, shape (draws, U, *); None
             for draws around the estimate of a Gaussian path.
+        shards: Which rows are here; None where all are.
     """
 
     index: int
@@ -89,6 +96,7 @@ class Step:
     correction: Tensor | None = None
     seed: int = 0
     draw: Callable[[Tensor, Sequence[torch.Generator], int], Tensor] | None = None
+    shards: Shards | None = None
     _decoded: dict[str, Any] = field(default_factory=dict, repr=False)
     _scores: dict[int, tuple[Reward, Tensor]] = field(default_factory=dict, repr=False)
 
@@ -113,17 +121,23 @@ class Step:
         return self.x_next if self.final else self.estimate()
 
     @cached_property
+    def _held(self) -> Shards:
+        return self.shards or Shards(self.prompts, self.particles)
+
+    @cached_property
     def unique(self) -> tuple[Tensor, Tensor]:
-        """Rows that must be looked at, shape (U,), and each row's place among them, (N,).
+        """Rows here that must be looked at, shape (U,), and who stands for each row of the run.
 
         Copies made by the last resampling still agree bit for bit until noise separates them;
         tokens also agree by chance.
         """
         if self._discrete:
-            return self._alike(self.x0)
-        same = (self.x0 == self.x0[self.parents]).flatten(1).all(dim=1).cpu()
-        representative = torch.where(same, self.parents.cpu(), torch.arange(len(same)))
-        return torch.unique(representative, return_inverse=True)
+            first, place = self._alike(self.x0)
+            return first, first[place]
+        parents = self.parents.cpu()
+        same = self._held.agree(self.x0, parents)
+        stands = torch.where(same, parents, torch.arange(len(same)))
+        return self._held.local(stands), stands
 
     def x0_draws(self, draws: int) -> Tensor:
         r"""Draws of x0 given x for each unique row, shape (draws, U, *).
@@ -136,7 +150,8 @@ class Step:
         return draw(rows, self._streams(rows), draws)
 
     def _streams(self, rows: Tensor) -> list[torch.Generator]:
-        return row_streams(self.seed, self.particles, rows.tolist(), "draws", self.index)
+        of_run = self._held.rows[rows].tolist()
+        return row_streams(self.seed, self.particles, of_run, "draws", self.index)
 
     def _around_estimate(
         self, rows: Tensor, streams: Sequence[torch.Generator], draws: int
@@ -158,22 +173,47 @@ class Step:
         return self._decoded[inputs]
 
     def _read(self, x0: Tensor, inputs: str) -> Any:
-        """Clean latents of the unique rows as a reward reads them."""
-        rows = (self.unique[0],) if inputs == "rgba" else ()  # whose attention tells what to cut
-        return self.source.decode(x0, inputs, *rows)
+        """Clean latents of the unique rows as a reward reads them; None for no rows."""
+        parts = [
+            # Alpha also wants the rows, whose attention tells what to cut.
+            self.source.decode(
+                x0[part.to(x0.device)],
+                inputs,
+                *((self.unique[0][part],) if inputs == "rgba" else ()),
+            )
+            for part in self._parts
+        ]
+        return _joined(parts, self._parts)
+
+    @cached_property
+    def _parts(self) -> list[Tensor]:
+        """Micro-batches of the unique rows, the same at any number of processes."""
+        return self._held.batches(self.source.micro_batch, self.unique[0])
 
     def decoded_samples(self, rows: Tensor | None = None) -> Tensor | None:
-        """Rows of what has been decoded already, None where nothing was; alpha preferred.
+        """Rows of the run of what has been decoded already, None where nothing was.
 
         Arguments:
-            rows: Which rows, (M,) int64; None for all N.
+            rows: Which, shape (W,); None for all N.
         """
+        wanted = self.unique[1] if rows is None else self.unique[1][rows]
+        # Alpha is preferred.
         for inputs, samples in sorted(self._decoded.items(), key=lambda item: item[0] != "rgba"):
-            if inputs != "latents" and isinstance(samples, Tensor):
-                place = self.unique[1] if rows is None else self.unique[1][rows]
-                as_is = torch.equal(place, torch.arange(len(samples)))
-                return samples if as_is else samples[place.to(samples.device)]
+            if inputs != "latents":
+                shared = self._held.share(self._by_row(samples), wanted)
+                if shared is not None:
+                    return shared
         return None
+
+    def _by_row(self, samples: Any) -> Tensor | None:
+        """What was decoded in the places of all rows here, (n, *)."""
+        if not isinstance(samples, Tensor):
+            return None
+        if len(samples) == len(self.x_next) and not self._discrete:
+            return samples  # the unique rows ascend
+        rows = samples.new_zeros(len(self.x_next), *samples.shape[1:])
+        rows[self.unique[0].to(rows.device)] = samples
+        return rows
 
     def score(self, reward: Reward) -> Tensor:
         """Raw reward of the estimate, shape (P, K), float64; each unique row scored once.
@@ -195,10 +235,11 @@ class Step:
         if self._discrete:
             scores = self._score_tokens(reward, draws)
         else:
+            drawn = self.x0_draws(draws) if len(self.unique[0]) else [self.x0[:0]] * draws
             scores = torch.stack(
                 [
                     self._by_slot(self._values(reward, self._read(x0, reward.inputs)))
-                    for x0 in self.x0_draws(draws)
+                    for x0 in drawn
                 ]
             )
         self._scores[id(reward)] = (reward, scores.mean(0))
@@ -230,30 +271,59 @@ class Step:
         return values.reshape(draws, self.prompts, self.particles)
 
     def _by_slot(self, values: Tensor) -> Tensor:
-        return values[self.unique[1]].reshape(self.prompts, self.particles)
+        """Scores (P, K) of the run from those of the unique rows here."""
+        here = values.new_zeros(len(self.x_next))
+        here[self.unique[0]] = values
+        return self._held.gather(here)[self.unique[1]].reshape(self.prompts, self.particles)
 
     def _values(self, reward: Reward, samples: Any, rows: Tensor | None = None) -> Tensor:
         """Rewards of the unique rows or of others, shape (U,), counted and timed."""
-        rows, cost = self.unique[0] if rows is None else rows, self.source.cost
+        cost, whole = self.source.cost, rows is None
+        rows = self.unique[0] if rows is None else rows
+
+        def few(size: int) -> Tensor:
+            places = torch.arange(len(rows))
+            parts = self._held.batches(size, rows) if whole else list(places.split(size))
+            values = list(self._evaluated(reward, samples, rows, parts))
+            return _joined(values, parts) if values else torch.zeros(0, dtype=torch.float64)
+
         with cost.time("reward"):
-            parts = within_memory(
-                self.source,
-                len(rows),
-                lambda size: list(self._evaluated(reward, samples, rows, size)),
-            )
+            values = within_memory(self.source, max(1, len(rows)), few)
         cost.reward_calls[reward.name] = cost.reward_calls.get(reward.name, 0) + len(rows)
-        return torch.cat(parts)
+        return values
 
     def _evaluated(
-        self, reward: Reward, samples: Any, rows: Tensor, size: int
+        self, reward: Reward, samples: Any, rows: Tensor, parts: Sequence[Tensor]
     ) -> Iterator[Tensor]:
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
+        for places in parts:
+            part = rows[places]
             context = {k: [v[i] for i in part.tolist()] for k, v in self.context.items()}
-            where = Where(self.index, self.total, part)
-            yield evaluate(reward, samples[start : start + size], context, where)
+            where = Where(self.index, self.total, self._held.rows[part])
+            yield evaluate(reward, _picked(samples, places), context, where)
 
     @property
     def scores(self) -> dict[str, Tensor]:
         """What was scored at this transition, by reward name, shape (P, K)."""
         return {reward.name: values for reward, values in self._scores.values()}
+
+
+def _picked(samples: Any, places: Tensor) -> Any:
+    """Some of a batch, in their order; all of it as it is."""
+    if len(places) == len(samples):
+        return samples
+    if isinstance(samples, Tensor):
+        return samples[places.to(samples.device)]
+    return [samples[place] for place in places.tolist()]
+
+
+def _joined(parts: Sequence[Any], places: Sequence[Tensor]) -> Any:
+    """Parts of a batch by the places that they have in it; None of nothing."""
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    order = torch.cat(list(places)).argsort()
+    if isinstance(parts[0], Tensor):
+        joined = torch.cat(list(parts))
+        in_order = torch.equal(order, torch.arange(len(order)))
+        return joined if in_order else joined[order.to(joined.device)]
+    rows = [row for part in parts for row in part]
+    return [rows[place] for place in order.tolist()]

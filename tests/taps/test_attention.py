@@ -144,9 +144,22 @@ def test_sums_are_means_over_calls_of_chosen_rows():
         mean = torch.stack([s[row + 2][:, tokens].mean(1) for s in softmax]).mean(0)
         assert torch.allclose(found[0][row].flatten(), mean, atol=1e-6)
     assert torch.allclose(found[1].sum(2), torch.ones(2, 16), atol=1e-5)
-    maps.permute(torch.tensor([1, 1]))
+    maps.permute(lambda rows: rows[[1, 1]])
     moved = maps.maps(torch.tensor([0, 1]))
     assert torch.equal(moved[0][0], found[0][1]) and torch.equal(moved[0][1], found[0][1])
+
+
+def test_micro_batches_are_read_as_the_particles_that_they_are():
+    tiny = build("sd")
+    call = {**tiny.call, "num_inference_steps": 2, "output_type": "pt"}
+    whole, parts = (
+        steer(tiny.pipe, Cutout(), particles=3, select="all", seed=1, micro_batch=size)(
+            **call, num_images_per_prompt=3
+        ).images
+        for size in (None, 2)
+    )
+    assert torch.allclose(whole, parts, atol=1e-3)
+    assert not torch.allclose(whole[:, 3], whole[[1, 2, 0], 3], atol=1e-3)
 
 
 def test_large_grids_keep_no_self_attention_and_grids_are_found():

@@ -69,7 +69,7 @@ def moved_states(case, with_history):
             if torch.is_tensor(call.output[name]):
                 call.output[name] = call.output[name][rows]
         if with_history:
-            permute_history(call.scheduler, call.sample, torch.tensor(rows))
+            permute_history(call.scheduler, call.sample, lambda value: value[rows])
         found.append(call.output["prev_sample"])
 
     run(case.pipe(), on_call)

@@ -1,0 +1,341 @@
+"""One cloud over many processes: which particles a process holds, and how rows get to others.
+
+Each process holds the same range of slots of every prompt. What decides is small, and every
+process has all of it: weights, scores, lineage. Rows stay where they are, and only those that are
+continued elsewhere travel.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fkdiff.processes.peers import Peers
+
+__all__ = ["Shards", "agreed_seed"]
+
+
+class Shards:
+    """Slots of P prompts with K particles each, and the range of them that is here.
+
+    Rows are counted prompt-major: N = P K in the whole run, n = P k here, where k slots of each
+    prompt are. With `micro_batch` the limits between processes are limits of micro-batches, so
+    that every network call has the very rows that it has in one process.
+
+    Arguments:
+        prompts: P.
+        particles: K.
+        group: The processes, None for this one alone.
+        micro_batch: Rows per network call, None for all that are here.
+
+    Raises:
+        ValueError: If there are fewer particles or micro-batches than processes.
+
+    Example:
+        >>> shards = Shards(2, 3)
+        >>> shards.rows.tolist(), [rows.tolist() for rows in shards.batches(4)]
+        ([0, 1, 2, 3, 4, 5], [[0, 1, 3, 4], [2, 5]])
+        >>> limits(1, 7, 3, 2)
+        (0, 2, 4, 7)
+    """
+
+    def __init__(
+        self,
+        prompts: int,
+        particles: int,
+        group: Any = None,
+        micro_batch: int | None = None,
+    ) -> None:
+        self.prompts, self.particles = prompts, particles
+        self.peers = None if group is None else Peers(group)
+        self.rank, self.world = (
+            (0, 1) if self.peers is None else (self.peers.rank, self.peers.world)
+        )
+        self.limits = limits(prompts, particles, self.world, micro_batch)
+        if self.peers is not None:
+            self.peers.width = prompts * max(len(self._slots(q)) for q in range(self.world))
+        self._plan: tuple[Tensor, _Plan] | None = None
+
+    @property
+    def slots(self) -> range:
+        """Slots of each prompt that are here."""
+        return self._slots(self.rank)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """Rows of the run that are here, shape (n,), int64."""
+        return self.rows_of(self.rank)
+
+    def rows_of(self, rank: int) -> Tensor:
+        """Rows of the run that another process holds."""
+        slots = self._slots(rank)
+        starts = torch.arange(self.prompts)[:, None] * self.particles
+        return (starts + torch.arange(slots.start, slots.stop)).flatten()
+
+    def batches(self, size: int | None, rows: Tensor | None = None) -> list[Tensor]:
+        """Micro-batches of rows that are here: places among `rows`, ascending in each.
+
+        Slots come first and prompts second, so that the cuts are the same at any number of
+        processes.
+
+        Arguments:
+            size: Rows in each, None for all.
+            rows: Some of the n rows here, all different; None for all.
+        """
+        rows = torch.arange(len(self.rows)) if rows is None else rows
+        if size is None or not len(rows):
+            return [torch.arange(len(rows))] if len(rows) else []
+        k = len(self.slots)
+        number = (rows % k * self.prompts + rows // k) // size
+        return [(number == each).nonzero()[:, 0] for each in number.unique()]
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Numbers of all rows, shape (N,), from those of the rows here, (n,), 64 bits each."""
+        values = values.cpu()
+        if self.peers is None:
+            return values
+        heard = self.peers.numbers(values.view(torch.float64))
+        parts = [
+            numbers[: self.prompts * len(self._slots(rank))].reshape(self.prompts, -1)
+            for rank, numbers in enumerate(heard)
+        ]
+        return torch.cat(parts, 1).flatten().view(values.dtype)
+
+    def total(self, number: float) -> float:
+        """Sum of a number over the processes."""
+        if self.peers is None:
+            return number
+        said = torch.tensor([number], dtype=torch.float64)
+        return float(sum(heard[0] for heard in self.peers.numbers(said)))
+
+    def local(self, rows: Tensor) -> Tensor:
+        """Which of the n rows here are among some of the run, ascending."""
+        return torch.isin(self.rows, rows).nonzero()[:, 0]
+
+    def agree(self, values: Tensor, parents: Tensor) -> Tensor:
+        """Whether each row of the run equals its parent's bit for bit, shape (N,), bool.
+
+        Arguments:
+            values: Something of each row here, (n, *).
+            parents: A row for each row of the run, (N,).
+        """
+        if torch.equal(parents, torch.arange(len(parents))):
+            return torch.ones(len(parents), dtype=torch.bool)
+        if self.peers is None:
+            return (values == values[parents.to(values.device)]).flatten(1).all(dim=1).cpu()
+        marks = self.gather(torch.tensor([_mark(row) for row in values.detach().cpu()]))
+        return marks == marks[parents]
+
+    def take(self, values: Tensor, parents: Tensor) -> Tensor:
+        """Rows that those here continue; what other processes hold comes from them.
+
+        Arguments:
+            values: Something of each row here, (c n, *), c copies of all rows one after another.
+            parents: A row for each row of the run, (N,), the same on all processes.
+
+        Returns:
+            Shape (c n, *).
+        """
+        n = len(self.rows)
+        copies = len(values) // n
+        if self.peers is None:
+            wide = torch.cat([parents + i * n for i in range(copies)])
+            return values[wide.to(values.device)]
+        plan = self._planned(parents)
+        shape = (copies, n, *values.shape[1:])
+        rows = values.reshape(shape).transpose(0, 1).contiguous()
+        size = rows[0].numel() * rows.element_size()
+        heard = self.peers.swap(
+            {rank: _bytes(rows[part.to(rows.device)]) for rank, part in plan.send.items()},
+            {rank: number * size for rank, number in plan.receive.items()},
+        )
+        new = [_rows(heard[rank], rows).to(rows.device) for rank in plan.receive]
+        taken = torch.cat([rows, *new])[plan.source.to(rows.device)]
+        return taken.transpose(0, 1).reshape(values.shape)
+
+    def share(self, values: Tensor | None, wanted: Tensor) -> Tensor | None:
+        """Wanted rows of the run, shape (W, *), the same on all processes.
+
+        Arguments:
+            values: Something of each row here, (n, *); None where there is nothing, which only
+                a process that holds no wanted row may say if another says something.
+            wanted: Rows of the run, (W,).
+        """
+        if self.peers is None:
+            as_is = values is None or torch.equal(wanted, torch.arange(len(values)))
+            return values if as_is else values[wanted.to(values.device)]
+        self.peers.check()
+        kind = None if values is None else [list(values.shape[1:]), str(values.dtype)[6:]]
+        told = [json.loads(text) for text in self.peers.texts(json.dumps(kind))]
+        kinds = [each for each in told if each is not None]
+        if not kinds:
+            return None
+        like = torch.empty(1, *kinds[0][0], dtype=getattr(torch, kinds[0][1]))
+        owner, place = self._owner(wanted)
+        mine = like[:0] if values is None else values.detach().cpu()[place[owner == self.rank]]
+        others = [rank for rank in range(self.world) if rank != self.rank]
+        size = like.numel() * like.element_size()
+        heard = self.peers.swap(
+            {rank: _bytes(mine) for rank in others if len(mine)},
+            {rank: n * size for rank in others if (n := int((owner == rank).sum()))},
+        )
+        shared = like.expand(len(wanted), *like.shape[1:]).clone()
+        shared[owner == self.rank] = mine
+        for rank, data in heard.items():
+            shared[owner == rank] = _rows(data, like)
+        return shared
+
+    def alone(self, values: Tensor) -> Tensor:
+        """Rows here (n, *) in the places that they have in the run, (N, *), the others nan."""
+        if self.peers is None:
+            return values
+        whole = values.new_full((self.prompts * self.particles, *values.shape[1:]), math.nan)
+        whole[self.rows.to(whole.device)] = values
+        return whole
+
+    def at_home(self, chosen: Tensor) -> Tensor:
+        """Where each slot stays if it is chosen, and gives way to one that is, or to any, if not.
+
+        Arguments:
+            chosen: Rows of the run that come out.
+
+        Returns:
+            A row for each row of the run, (N,), that the same process holds.
+        """
+        stay = torch.arange(self.prompts * self.particles)
+        for rank in range(self.world):
+            rows = self.rows_of(rank)
+            kept = torch.isin(rows, chosen)
+            stay[rows] = torch.where(kept, rows, rows[kept.int().argmax()])
+        return stay
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Tell the other processes if the block fails, so that they don't wait."""
+        try:
+            yield
+        except BaseException as error:
+            if self.peers is not None:
+                self.peers.fail(error)
+            raise
+
+    def _slots(self, rank: int) -> range:
+        return range(self.limits[rank], self.limits[rank + 1])
+
+    def _owner(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Process that holds each row of the run, and its place among the rows there."""
+        edges = torch.tensor(self.limits)
+        slot = rows % self.particles
+        owner = torch.bucketize(slot, edges, right=True) - 1
+        start, k = edges[owner], edges[owner + 1] - edges[owner]
+        return owner, rows // self.particles * k + slot - start
+
+    def _planned(self, parents: Tensor) -> "_Plan":
+        """What goes where; the same for all that a resampling moves."""
+        if self._plan is None or self._plan[0] is not parents:
+            self._plan = parents, _Plan(self, parents)
+        return self._plan[1]
+
+
+class _Plan:
+    """Which rows a process sends, which it gets, and where those that it needs then are."""
+
+    def __init__(self, shards: Shards, parents: Tensor) -> None:
+        self.send: dict[int, Tensor] = {}
+        self.receive: dict[int, int] = {}
+        here = parents[shards.rows]
+        owner, place = shards._owner(here)
+        self.source, start = place.clone(), len(shards.rows)
+        for rank in range(shards.world):
+            if rank == shards.rank:
+                continue
+            theirs = parents[shards.rows_of(rank)].unique()
+            asked, places = shards._owner(theirs)
+            if (asked == shards.rank).any():
+                self.send[rank] = places[asked == shards.rank]
+            needed, which = here[owner == rank].unique(return_inverse=True)
+            if len(needed):
+                self.source[owner == rank] = start + which
+                self.receive[rank] = len(needed)
+                start += len(needed)
+
+
+def limits(
+    prompts: int, particles: int, world: int, micro_batch: int | None = None
+) -> tuple[int, ...]:
+    """Slots at which processes begin, and K: between micro-batches, as even as those allow."""
+    if particles < world:
+        raise ValueError(
+            f"particles must be at least {world}, one for each process of the group, got "
+            f"{particles}; start fewer processes"
+        )
+    units = _units(prompts, particles, micro_batch)
+    if units < world:
+        assert micro_batch is not None
+        fits = (m for m in range(micro_batch, 0, -1) if _units(prompts, particles, m) >= world)
+        raise ValueError(
+            f"micro_batch must give each of the group's {world} processes a micro-batch of its "
+            f"own, got {micro_batch} for {particles} particles; set micro_batch={next(fits)}"
+        )
+    unit = _unit(prompts, micro_batch)
+    starts = (min(particles, unit * (units * rank // world)) for rank in range(world))
+    return (*starts, particles)
+
+
+def agreed_seed(group: Any, seed: int | None, about: str) -> int:
+    """The seed of all processes: the given one, else what the first of them has drawn.
+
+    Arguments:
+        group: The processes, None for this one alone.
+        seed: The user's, None where there is none.
+        about: The call in words, which must be the same for all.
+
+    Raises:
+        ValueError: If processes differ in their seeds or calls.
+    """
+    drawn = int.from_bytes(os.urandom(4), "little")
+    if group is None:
+        return drawn if seed is None else seed
+    mark = hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
+    heard = [json.loads(t) for t in Peers(group).texts(json.dumps([seed, mark, drawn]))]
+    for rank, (other, call, _) in enumerate(heard):
+        for what, mine, first in (("seed", other, heard[0][0]), ("call", call, heard[0][1])):
+            if mine != first:
+                raise ValueError(
+                    f"the {what} must be the same on all processes of the group, but that of "
+                    f"process {rank} is another than that of process 0"
+                )
+    return heard[0][2] if seed is None else seed
+
+
+def _unit(prompts: int, micro_batch: int | None) -> int:
+    """Slots of each prompt that fill whole micro-batches."""
+    return 1 if micro_batch is None else micro_batch // math.gcd(micro_batch, prompts)
+
+
+def _units(prompts: int, particles: int, micro_batch: int | None) -> int:
+    """Parts of a prompt's slots that whole micro-batches allow."""
+    return -(-particles // _unit(prompts, micro_batch))
+
+
+def _mark(row: Tensor) -> int:
+    """64 bits that tell rows apart."""
+    digest = hashlib.blake2b(_bytes(row).numpy().tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def _bytes(values: Tensor) -> Tensor:
+    """The bits of a tensor, shape (bytes,), uint8, on the CPU."""
+    return values.detach().cpu().contiguous().flatten().view(torch.uint8)
+
+
+def _rows(data: Tensor, like: Tensor) -> Tensor:
+    """Bytes as rows of the shape and type of `like` (n, *)."""
+    return data.clone().view(like.dtype).reshape(-1, *like.shape[1:])

@@ -23,7 +23,7 @@ def sliced_postprocess(pipe: Any, micro_batch: int | None) -> Iterator[None]:
         pipe: A pipeline; one without an `image_processor` of the usual kind is left alone.
         micro_batch: Rows at a time, None for all at once.
     """
-    processor = getattr(pipe, "image_processor", None)
+    processor: Any = getattr(pipe, "image_processor", None)
     stock = getattr(type(processor), "postprocess", None) is VaeImageProcessor.postprocess
     if micro_batch is None or not stock:
         yield

@@ -92,6 +92,11 @@ class AttentionMaps:
         finally:
             self._rows = None
 
+    @property
+    def recording(self) -> bool:
+        """Whether a network call is being recorded."""
+        return self._rows is not None
+
     def permute(self, pick: Callable[[Tensor], Tensor]) -> None:
         """Continue the rows that `pick` puts in the places of N others."""
         self._cross = {k: pick(v) for k, v in self._cross.items()}

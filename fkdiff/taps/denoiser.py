@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -66,11 +66,18 @@ class NetworkCall:
 OnCall: TypeAlias = Callable[[NetworkCall], Any]
 
 
+class Repeated(Batched, Protocol):
+    """Whoever has a network called in micro-batches, and knows whether a call may be repeated."""
+
+    @property
+    def repeatable(self) -> bool: ...
+
+
 @contextmanager
 def tapped_denoiser(
     pipe: Any,
     shards: Shards,
-    holder: Batched,
+    holder: Repeated,
     cost: Cost,
     on_call: "OnCall",
 ) -> Iterator[None]:
@@ -100,7 +107,7 @@ def _tapped(
     name: str,
     module: torch.nn.Module,
     shards: Shards,
-    holder: Batched,
+    holder: Repeated,
     cost: Cost,
     on_call: "OnCall",
 ) -> Iterator[None]:
@@ -118,7 +125,7 @@ def _tapped(
             return chunked(network, bound, parts)
 
         with cost.time("denoise"):
-            out = within_memory(holder, len(shards.rows), few)
+            out = within_memory(holder, len(shards.rows), few, again=holder.repeatable)
         cost.denoiser_evaluations += batch
         return out
 

@@ -120,7 +120,7 @@ class PipelineTap:
             if term is not None:
                 pool.regions = TappedRegions(
                     *(self.pipe, term, self.expanded, self._seeds),
-                    *(self.shards, self.micro_batch),
+                    *(self.shards, self),
                 )
             self._pool = stack.enter_context(opened_moves(pool))
             stack.enter_context(
@@ -140,6 +140,12 @@ class PipelineTap:
                 with self.cost.time("matte"):
                     cut_pictures(output, self._cut)
             return output
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether a network call may be made again: one whose attention is recorded may not."""
+        regions = None if self._pool is None else self._pool.pool.regions
+        return regions is None or regions.maps is None or not regions.maps.recording
 
     @property
     def _cuts(self) -> bool:

@@ -17,6 +17,7 @@ from fkdiff.taps.coefficients import TapError
 from fkdiff.taps.compatible import networks
 from fkdiff.taps.denoiser import NetworkCall, batch_of, cuts, sliced
 from fkdiff.taps.outputs import rewritten, rows_of
+from fkdiff.terms.memory import Batched
 from fkdiff.terms.regions import Regions
 
 __all__ = ["TappedRegions", "picture_shape"]
@@ -32,7 +33,7 @@ class TappedRegions:
         expanded: Arguments of the call.
         seeds: One for each row.
         shards: The particles here.
-        micro_batch: Particles per network call, None for all.
+        holder: Says how many particles a network call has, None for all.
         maps: Attention of the subject's rows; None where it isn't recorded.
     """
 
@@ -41,7 +42,7 @@ class TappedRegions:
     expanded: Expanded
     seeds: list[int]
     shards: Shards
-    micro_batch: int | None
+    holder: Batched
     maps: AttentionMaps | None = None
     _others: list[tuple[str, inspect.BoundArguments]] = field(default_factory=list)
     _changed: dict[int, list[int]] = field(default_factory=dict)
@@ -82,7 +83,7 @@ class TappedRegions:
         index = torch.full((batch,), -1)
         for half in self._halves(place, bound, batch):
             index[half * rows : (half + 1) * rows] = torch.arange(rows)
-        seen = torch.cat(cuts(batch, self.shards, self.micro_batch))
+        seen = torch.cat(cuts(batch, self.shards, self.holder.micro_batch))
         return self.maps.watching(index[seen])
 
     def blended(

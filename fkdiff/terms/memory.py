@@ -32,7 +32,9 @@ def ran_out(error: BaseException) -> bool:
     )
 
 
-def within_memory(holder: Batched, rows: int, call: Callable[[int], _Made]) -> _Made:
+def within_memory(
+    holder: Batched, rows: int, call: Callable[[int], _Made], again: bool = True
+) -> _Made:
     """Call with the micro-batch, and with half of it as long as memory runs out.
 
     What is called draws no random numbers, so that a smaller micro-batch changes none.
@@ -41,6 +43,7 @@ def within_memory(holder: Batched, rows: int, call: Callable[[int], _Made]) -> _
         holder: Its `micro_batch` is lowered for the rest of the run.
         rows: N, what None stands for.
         call: Takes the number of rows at once, from 1 to N.
+        again: Whether a call that failed halfway may be repeated.
 
     Raises:
         Exception: Whatever `call` raises, also if memory runs out for one row.
@@ -50,7 +53,7 @@ def within_memory(holder: Batched, rows: int, call: Callable[[int], _Made]) -> _
         try:
             return call(size)
         except Exception as error:
-            if size <= 1 or not ran_out(error):
+            if size <= 1 or not again or not ran_out(error):
                 raise
         # Out of the handler: nothing holds on to what the failed call had made.
         holder.micro_batch = size // 2

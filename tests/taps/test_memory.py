@@ -6,7 +6,7 @@ import logging
 import pytest
 import torch
 
-from fkdiff import Grid, Resample, Tilt, as_reward, sample, steer
+from fkdiff import Cutout, Grid, Resample, Tilt, as_reward, sample, steer
 from fkdiff.terms.memory import ran_out, within_memory
 from tests.taps.setups import shared
 
@@ -58,6 +58,37 @@ def test_the_network_gets_half_as_many_rows_until_they_fit(caplog):
     assert found.settings["micro_batch"] == 1
     assert found.settings["out_of_memory"] == "went on with micro_batch=1"
     assert "out_of_memory" not in given.settings
+
+
+def test_a_call_whose_attention_is_recorded_isn_t_made_twice():
+    tiny = shared("sd")
+    call = {**tiny.call, **CALL}
+    run = steer(tiny.pipe, Cutout(window=(0.0, 1.0)), particles=4, seed=2)
+    # The middle of the network: half of its attention has been recorded by then.
+    with (
+        short_of_memory(tiny.pipe.unet.mid_block, 2, ERRORS["cuda"]) as seen,
+        pytest.raises(torch.OutOfMemoryError),
+    ):
+        run(**call)
+    assert seen == [8]
+
+
+def test_cut_outs_are_those_of_the_micro_batch_that_memory_leaves():
+    tiny = shared("sd")
+    call = {**tiny.call, **CALL}
+    bright = Tilt(as_reward(lambda x: x.mean((1, 2, 3)), name="bright"), 20.0)
+    run = {
+        size: steer(
+            tiny.pipe, Cutout(), bright, particles=4, seed=2, select="all", micro_batch=size
+        )
+        for size in (2, None)
+    }
+    given = run[2](**call).images
+    with short_of_memory(tiny.pipe.vae.decoder, 1, ERRORS["cuda"]):
+        found = run[None](**call)
+    assert found.steering.settings["micro_batch"] == 2
+    assert torch.allclose(found.images, given, atol=1e-3)
+    assert not torch.allclose(given[:, 3], given[[1, 2, 3, 0], 3], atol=1e-3)
 
 
 def test_decoders_and_rewards_get_fewer_rows(caplog):

@@ -71,8 +71,9 @@ def test_in_a_browser_a_run_finishes_and_an_error_is_a_message(page, here, tmp_p
         prompt.clear()
         prompt.send_keys("a <i>kat</i>")
         one("#draw").click()
-        toast = until(lambda: one(".toast-body.error"), "the message")
-        assert "'kat'" in toast.text and "cat" in toast.text
+        # It slides in; text that isn't to be seen yet counts as none.
+        told = until(lambda: (toast := one(".toast-body.error")) and toast.text, "the message")
+        assert "'kat'" in told and "cat" in told
         assert state("failed") is not None
         assert all(url.startswith(page.rstrip("/")) for url in asked_of(browser))
         assert not [e for e in browser.get_log("browser") if e["level"] == "SEVERE"]

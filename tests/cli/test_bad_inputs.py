@@ -108,7 +108,7 @@ CASES = [
     (("bench", "memory", "--json", "gone/b.json"), "its folder doesn't exist"),
     (("bench", "memory", "--resume", "rows"), "--resume can't be used with memory"),
     (("bench", "fk", "--seed", "x"), "'--seed'"),
-    (("zoo", "emoji"), "unexpected extra argument"),
+    (("zoo", "emojy"), "NAME must be a bundled model, got 'emojy'"),
     (("rewards", "--long"), "No such option: --long"),
     (("doctor", "now"), "unexpected extra argument"),
     (("policy", "train"), "No such command 'train'"),

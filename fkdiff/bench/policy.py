@@ -11,12 +11,17 @@ guess's errors are forgotten, wrong guesses of the same size included, so that i
 """
 
 import hashlib
+import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from fkdiff import zoo
@@ -36,6 +41,8 @@ __all__ = ["FULL", "QUICK", "Plan", "run"]
 FIRST_SEED = 1000
 BLOCK = 25
 """Episodes that run side by side, and are kept together."""
+FEW = 50
+"""Blocks that aren't worth starting processes for."""
 BASELINES = ("ddpm100", "ddim10", "ddim4")
 PAIRS = (("rti_auto", "ddpm100"), ("rti_auto", "ddim10"))
 
@@ -123,25 +130,42 @@ class _Bench:
     def __post_init__(self) -> None:
         self.pipeline = WarmStartPolicyPipeline.from_pretrained(zoo.path("metaworld"))
         self.levels = replace(Levels.of(self.pipeline.scheduler), eta=0.0)
+        self._rollouts: dict[str, Rollouts] = {}
 
     def run(self) -> dict[str, Any]:
         found: dict[_Cell, list[dict[str, Any]]] = {}
-        cells = list(self._cells())
-        rollouts = {task: Rollouts(task, BLOCK) for task in self.plan.tasks}
-        bar = tqdm(total=sum(cell.episodes for cell in cells), unit="episode", mininterval=5)
-        with bar:
-            for cell in cells:
+        jobs = [(cell, block) for cell in self._cells() for block in cell.blocks()]
+        bar = tqdm(total=sum(len(block) for _, block in jobs), unit="episode", mininterval=5)
+        with bar, self._drawn(jobs) as drawn:
+            for cell, block in jobs:
                 bar.set_description(f"{cell.method} {cell.task}")
-                found[cell] = []
-                for block in cell.blocks():
-                    found[cell] += self.kept.part(
-                        f"{cell.key}-{block[0]}-{len(block)}",
-                        lambda cell=cell, block=block: self._rows(
-                            cell, block, rollouts[cell.task]
-                        ),
-                    )
-                    bar.update(len(block))
+                rows = self.kept.part(_name(cell, block), lambda: next(drawn))
+                found.setdefault(cell, []).extend(rows)
+                bar.update(len(block))
         return {**_summary(found), **self._latency(), "plan": vars(self.plan)}
+
+    @contextmanager
+    def _drawn(
+        self, jobs: Sequence[tuple[_Cell, range]]
+    ) -> Iterator[Iterator[list[dict[str, Any]]]]:
+        """Blocks that aren't kept yet, in order, made by as many processes as there are cores.
+
+        Each has noise of its own, so that it doesn't matter where it is made.
+        """
+        missing = [job for job in jobs if _name(*job) not in self.kept.parts]
+        if len(missing) < FEW:
+            yield map(self.rows, missing)
+            return
+        pool = ProcessPoolExecutor(
+            os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count(),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_open,
+            initargs=(self.plan, self.seed),
+        )
+        try:
+            yield pool.map(_rows, missing)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _cells(self) -> Iterator[_Cell]:
         for method in self.plan.methods:
@@ -152,10 +176,13 @@ class _Bench:
                 for task in self.plan.tasks:
                     yield _Cell(method, task, replan, push, self.plan.rest)
 
-    def _rows(self, cell: _Cell, seeds: Sequence[int], rollouts: Rollouts) -> list[dict[str, Any]]:
-        # Noise of its own for each block, so that it doesn't matter which others were run.
+    def rows(self, job: tuple[_Cell, range]) -> list[dict[str, Any]]:
+        """Run a block of episodes."""
+        cell, seeds = job
+        if cell.task not in self._rollouts:
+            self._rollouts[cell.task] = Rollouts(cell.task, BLOCK)
         controller = self._method(cell.method, cell.replan, self.seed + seeds[0])
-        rolled = rollouts.run(controller, seeds, cell.replan, cell.push)
+        rolled = self._rollouts[cell.task].run(controller, seeds, cell.replan, cell.push)
         return sorted((_row(episode) for episode in rolled), key=lambda row: row["seed"])
 
     def _method(self, name: str, replan: int = 1, seed: int = 0) -> Controller:
@@ -179,6 +206,23 @@ class _Bench:
         late = {name: float(np.percentile(values, 95)) for name, values in times.items()}
         over = {n: ms / median["rti_auto"] for n, ms in median.items() if n in BASELINES}
         return {"latency_ms": median, "latency_p95_ms": late, "speedup": over}
+
+
+_here: list[_Bench] = []
+"""The bench of a worker process."""
+
+
+def _open(plan: Plan, seed: int) -> None:
+    torch.set_num_threads(1)
+    _here.append(_Bench(plan, seed, Kept(None, {})))
+
+
+def _rows(job: tuple[_Cell, range]) -> list[dict[str, Any]]:
+    return _here[0].rows(job)
+
+
+def _name(cell: _Cell, block: range) -> str:
+    return f"{cell.key}-{block[0]}-{len(block)}"
 
 
 def _row(episode: Episode) -> dict[str, Any]:

@@ -20,14 +20,14 @@ def test_more_episodes_go_on_from_fewer(monkeypatch, tmp_path):
     file = tmp_path / "policy.jsonl"
     made: list[range] = []
 
-    def rows(self, cell, seeds, rollouts):
+    def rows(self, job):
+        seeds = job[1]
         made.append(seeds)
         facts = {"success": True, "steps": 1, "decisions": 1, "evaluations": 1, "cold": 1}
         return [{"seed": seed, **facts} for seed in seeds]
 
-    monkeypatch.setattr(policy._Bench, "_rows", rows)
+    monkeypatch.setattr(policy._Bench, "rows", rows)
     monkeypatch.setattr(policy._Bench, "_latency", lambda self: {})
-    monkeypatch.setattr(policy, "Rollouts", lambda task, batch: None)
     plan = policy.Plan(25, 0, 0, set_ups=(), methods=("hold",), tasks=("push-v3",))
     policy.run(resume=file, plan=plan)
     found = policy.run(resume=file, plan=policy.Plan(**{**vars(plan), "main": 50}))

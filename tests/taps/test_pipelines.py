@@ -230,8 +230,8 @@ def first_experts(tiny, monkeypatch, **more):
     residuals = []
     original = fkdiff.taps.pipeline.split_guidance
 
-    def spy(outputs, mixed, rows):
-        pool = original(outputs, mixed, rows)
+    def spy(outputs, mixed, rows, shards):
+        pool = original(outputs, mixed, rows, shards)
         sum_ = sum(e.b * e.output for e in pool)
         residuals.append(float((sum_ - mixed[:rows]).norm() / mixed[:rows].norm()))
         return pool

@@ -157,7 +157,7 @@ class _Bench:
             yield map(self.rows, missing)
             return
         pool = ProcessPoolExecutor(
-            os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count(),
+            os.cpu_count(),
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_open,
             initargs=(self.plan, self.seed),

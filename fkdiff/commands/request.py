@@ -46,7 +46,7 @@ class Request:
     monitor: tuple[str, ...] = ()
     resample: str = "systematic"
     ess: float = 0.5
-    window: str = "0.2,0.9"
+    window: str = "0.7,0.95"
     every: int | None = None
     plain: bool | None = None
     negative_prompt: str | None = None
@@ -115,7 +115,7 @@ def parse_window(text: str) -> tuple[float, float]:
         first, last = 1.0, 0.0
     if not 0 <= first <= last <= 1:
         rule = "two fractions of the run, FIRST,LAST with 0 <= FIRST <= LAST <= 1"
-        raise refused(f"--window must be {rule}, got {text!r}; use 0.2,0.9")
+        raise refused(f"--window must be {rule}, got {text!r}; use 0.7,0.95")
     return first, last
 
 

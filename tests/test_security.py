@@ -108,9 +108,7 @@ def test_rewards_run_only_when_they_are_named(trap):
     assert trap.exists()
 
 
-@pytest.mark.parametrize(
-    "prompt", ["../../etc/passwd", "/etc/x", "..", NASTY, "a\0b", "con" * 99]
-)
+@pytest.mark.parametrize("prompt", ["../../etc/passwd", "/etc/x", "..", NASTY, "a\0b", "con" * 99])
 def test_no_prompt_leads_out_of_the_folder(prompt):
     name = _name(3, Request((prompt,)))
     assert Path(name).name == name and not name.startswith(".") and len(name) < 60

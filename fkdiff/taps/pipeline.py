@@ -130,7 +130,7 @@ class PipelineTap:
                 tapped_denoiser(self.pipe, self.shards, self, self.cost, self._on_call)
             )
             self._memo = stack.enter_context(memoised_decode(self.pipe, self, self._count_decodes))
-            stack.enter_context(sliced_postprocess(self.pipe, self.micro_batch))
+            stack.enter_context(sliced_postprocess(self.pipe, self))
             stack.enter_context(chunked_feeding(self.pipe, self.shards, self))
             stack.enter_context(watched_progress(self.pipe, self._on_bar))
             stack.enter_context(own_ranking_off(self.pipe))

@@ -9,23 +9,25 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor
 
+from fkdiff.terms.memory import Batched
+
 __all__ = ["sliced_postprocess"]
 
 
 @contextmanager
-def sliced_postprocess(pipe: Any, micro_batch: int | None) -> Iterator[None]:
-    """Let an image processor convert `micro_batch` rows at a time while the block lasts.
+def sliced_postprocess(pipe: Any, holder: Batched) -> Iterator[None]:
+    """Let an image processor convert a micro-batch at a time while the block lasts.
 
     Converting takes several copies of all pictures at full resolution otherwise; each row is
     converted by itself, so that the result is the same.
 
     Arguments:
         pipe: A pipeline; one without an `image_processor` of the usual kind is left alone.
-        micro_batch: Rows at a time, None for all at once.
+        holder: Says how many rows at a time, None for all; less where memory ran out.
     """
     processor: Any = getattr(pipe, "image_processor", None)
     stock = getattr(type(processor), "postprocess", None) is VaeImageProcessor.postprocess
-    if micro_batch is None or not stock:
+    if not stock:
         yield
         return
     original, shadowed = processor.postprocess, vars(processor).get("postprocess")
@@ -33,10 +35,10 @@ def sliced_postprocess(pipe: Any, micro_batch: int | None) -> Iterator[None]:
     def postprocess(
         image: Any, output_type: str = "pil", do_denormalize: list[bool] | None = None
     ) -> Any:
-        if not isinstance(image, Tensor) or output_type == "latent":
+        size = holder.micro_batch
+        if size is None or not isinstance(image, Tensor) or output_type == "latent":
             return original(image, output_type, do_denormalize)
-        starts = range(0, len(image), micro_batch)
-        parts = [slice(start, start + micro_batch) for start in starts]
+        parts = [slice(start, start + size) for start in range(0, len(image), size)]
         return _joined(
             [
                 original(image[part], output_type, do_denormalize and do_denormalize[part])

@@ -83,7 +83,7 @@ def run(
     from fkdiff.bench.fk_summary import scaling, summarise
 
     plan = plan or (_QUICK if quick else Plan())
-    runner = runner or Runner.bundled(Settings(steps=10, samples=8) if quick else Settings())
+    runner = runner or Runner.bundled(Settings(steps=10) if quick else Settings())
     settings = runner.settings
     kept = Kept(resume, {"seed": seed, **asdict(plan), **asdict(settings), **runner.models})
     kinds, rates = _kinds(kept, runner, plan, seed)

@@ -39,11 +39,11 @@ class Settings:
         samples: Plain samples of each solver for a prompt and seed, at least 8.
     """
 
-    steps: int = 30
+    steps: int = 20
     scale: float = 4.0
     window: tuple[float, float] = (0.7, 0.95)
     guidance: float | None = None
-    samples: int = 10
+    samples: int = 8
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,8 @@ class Runner:
                 "the bench fk needs the bundled emoji and emoji-judge, whose weights aren't in "
                 "this installation; train them: python -m fkdiff.zoo.train emoji, and judge"
             ) from error
+        # On CPUs convolutions are about a seventh faster in this layout.
+        pipe.unet.to(memory_format=torch.channels_last)
         models = {name: zoo.digest(name) for name in ("emoji", "emoji-clip", "emoji-judge")}
         return cls(pipe, emoji_clip(), judge, settings, models)
 

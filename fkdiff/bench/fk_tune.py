@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _KINDS = ("pair", "three", "four", "relation", "count", "binding")
-_GUIDANCES = (2.0, 3.0, 5.0, 7.0)
+_GUIDANCES = (2.0, 3.0, 5.0)
 _SCALES = (2.0, 4.0, 8.0)
 _WINDOWS = ((0.2, 0.9), (0.5, 0.9), (0.7, 0.95))
 
@@ -25,7 +25,7 @@ def run(
 ) -> dict[str, Any]:
     """Plain pass rate by guidance, then FK-4's by scale and window at the best guidance.
 
-    Each rate is of 48 prompts; differences of less than 10 points are noise. What is best here
+    Each rate is of 96 prompts; differences of less than 7 points are noise. What is best here
     belongs into `fkdiff.bench.fk_runs.Settings`, before the prompts `eval` are looked at.
 
     Arguments:
@@ -42,9 +42,9 @@ def run(
     """
     from fkdiff.bench.fk_runs import Runner, Settings
 
-    runner = runner or Runner.bundled(Settings(steps=10 if quick else 30))
+    runner = runner or Runner.bundled(Settings(steps=10) if quick else Settings())
     usual = runner.settings
-    prompts = chosen_prompts(_KINDS, 2 if quick else 48, "tune")
+    prompts = chosen_prompts(_KINDS, 2 if quick else 96, "tune")
     told = {"seed": seed, "quick": quick, "tuned": "tune", **asdict(usual), **runner.models}
     kept = Kept(resume, told)
     guidances = _GUIDANCES[:2] if quick else _GUIDANCES
@@ -85,7 +85,7 @@ def _rate(
     for i, prompt in enumerate(prompts):
         name = f"{'fk4' if steered else 'plain'} {settings.guidance:g} {_named(settings)} {i}"
         make = runner.chosen if steered else runner.both
-        runs = kept.part(name, partial(make, prompt, 4, seed_of(seed, i)))
+        runs = kept.part(name, partial(make, prompt, 4 if steered else 2, seed_of(seed, i)))
         if steered:
             found.append(runs["fk"]["passed"][runs["fk"]["chosen"]])
         else:

@@ -17,7 +17,7 @@ __all__ = ["run"]
 _KINDS = ("pair", "three", "four", "relation", "count", "binding")
 _GUIDANCES = (2.0, 3.0, 5.0)
 _SCALES = (2.0, 4.0, 8.0)
-_WINDOWS = ((0.2, 0.9), (0.5, 0.9), (0.7, 0.95))
+_WINDOWS = ((0.5, 0.9), (0.7, 0.95))
 
 
 def run(

@@ -42,7 +42,7 @@ class Settings:
     steps: int = 20
     scale: float = 4.0
     window: tuple[float, float] = (0.7, 0.95)
-    guidance: float | None = None
+    guidance: float | None = 2.0
     samples: int = 8
 
 

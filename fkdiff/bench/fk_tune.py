@@ -1,7 +1,7 @@
 """Which guidance, scale and window the FK bench should use: chosen on the prompts `tune` alone."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,7 @@ def run(
     runner = runner or Runner.bundled(Settings(steps=10) if quick else Settings())
     usual = runner.settings
     prompts = chosen_prompts(_KINDS, 2 if quick else 96, "tune")
-    told = {"seed": seed, "quick": quick, "tuned": "tune", **asdict(usual), **runner.models}
+    told = {"seed": seed, "quick": quick, "tuned": "tune", "steps": usual.steps, **runner.models}
     kept = Kept(resume, told)
     guidances = _GUIDANCES[:2] if quick else _GUIDANCES
     plain = {
@@ -53,6 +53,7 @@ def run(
         for g in progress(guidances, "guidance")
     }
     best = float(max(plain, key=plain.__getitem__))
+    plain = {g: rate for g, (rate, _) in plain.items()}
     grid = [
         replace(usual, guidance=best, scale=scale, window=window)
         for scale in (_SCALES[:2] if quick else _SCALES)
@@ -60,7 +61,7 @@ def run(
     ]
     rates = [_rate(kept, runner, s, prompts, seed, steered=True) for s in progress(grid, "FK-4")]
     chosen = grid[rates.index(max(rates))]
-    told = {_named(s): rate for s, rate in zip(grid, rates, strict=True)}
+    told = {_named(s): rate for s, (rate, _) in zip(grid, rates, strict=True)}
     picked = {"guidance": best, "scale": chosen.scale, "window": list(chosen.window)}
     return {"plain": plain, "fk4": told, "best": picked, "prompts": len(prompts)}
 
@@ -78,16 +79,19 @@ def _rate(
     seed: int,
     *,
     steered: bool,
-) -> float:
-    """Pass rate of what comes out, over the prompts."""
+) -> tuple[float, float]:
+    """Pass rate and mean calibrated reward of what comes out; the reward breaks ties."""
     runner.settings = settings
-    found: list[bool] = []
+    found: list[tuple[bool, float]] = []
     for i, prompt in enumerate(prompts):
-        name = f"{'fk4' if steered else 'plain'} {settings.guidance:g} {_named(settings)} {i}"
+        name = f"fk4 {_named(settings)}" if steered else "plain"
         make = runner.chosen if steered else runner.both
-        runs = kept.part(name, partial(make, prompt, 4 if steered else 2, seed_of(seed, i)))
-        if steered:
-            found.append(runs["fk"]["passed"][runs["fk"]["chosen"]])
-        else:
-            found += [passed for solver in ("ode", "sde") for passed in runs[solver]["passed"]]
-    return sum(found) / len(found)
+        runs = kept.part(
+            f"{name}, guidance {settings.guidance:g}, {i}",
+            partial(make, prompt, 4 if steered else 2, seed_of(seed, i)),
+        )
+        for run in runs.values():
+            judged = list(zip(run["passed"], run["calibrated"], strict=True))
+            found += [judged[run["chosen"]]] if steered else judged
+    rates, rewards = zip(*found, strict=True)
+    return sum(rates) / len(rates), sum(rewards) / len(rewards)

@@ -21,8 +21,9 @@ from fkdiff.taps.arguments import Expanded, expand, seed_of
 from fkdiff.taps.families import check_family
 from fkdiff.taps.results import fields, share_rows
 from fkdiff.taps.snapshots import Keeper, Snapshots
+from fkdiff.taps.token_arguments import expand_tokens
 from fkdiff.taps.token_families import draws_tokens, token_tap
-from fkdiff.taps.tokens import TokenTap, expand_tokens
+from fkdiff.taps.tokens import TokenTap
 from fkdiff.terms.consistency import check_pool, stated_target, tilts
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.fk_steering import Tilt

@@ -11,12 +11,13 @@ import torch
 
 from fkdiff.taps.coefficients import TapError
 from fkdiff.taps.conditioning import PREPARING
-from fkdiff.taps.denoiser import DENOISERS, calling
-from fkdiff.taps.shadowing import shadow_of
+from fkdiff.taps.denoiser import calling, networks, signature_of
+from fkdiff.taps.shadowing import shadow_of, variant
 
-__all__ = ["LIVE", "captured", "with_prompt", "with_state"]
+__all__ = ["LIVE", "captured", "state_in", "with_prompt", "with_state"]
 
-LIVE = frozenset({"sample", "hidden_states", "x", "timestep", "timesteps", "t"})
+_STATES = ("sample", "hidden_states", "x")
+LIVE = frozenset({*_STATES, "timestep", "timesteps", "t"})
 """Arguments of networks that change from step to step; all the others are conditions."""
 
 
@@ -37,14 +38,12 @@ def captured(
     scheduler = copy.deepcopy(pipe.scheduler)
     base = type(scheduler)
     step = functools.wraps(base.step)(_stop)  # pipelines read its signature
-    scheduler.__class__ = type(base.__name__, (base,), {"step": step})
+    scheduler.__class__ = variant(base, step=step)
     shadow = shadow_of(pipe, scheduler, without=PREPARING)
     calls: list[tuple[str, inspect.BoundArguments]] = []
     with ExitStack() as stack:
-        for name in DENOISERS:
-            module = getattr(pipe, name, None)
-            if isinstance(module, torch.nn.Module):
-                stack.enter_context(_watching(name, module, calls))
+        for name, network in networks(pipe).items():
+            stack.enter_context(_watching(name, network, calls))
         given = {k: v for k, v in arguments.items() if not k.startswith("callback")}
         try:
             shadow(**given, generator=[torch.Generator().manual_seed(s) for s in seeds])
@@ -81,12 +80,17 @@ def with_state(
     return inspect.BoundArguments(conditions.signature, merged)  # pyright: ignore[reportArgumentType]
 
 
+def state_in(bound: inspect.BoundArguments) -> tuple[str, Any]:
+    """What a call names the state, and the state: (B, *), or a list of rows."""
+    return next((name, bound.arguments[name]) for name in _STATES if name in bound.arguments)
+
+
 def _stop(self: Any, *args: Any, **kwargs: Any) -> Any:
     raise _EndOfStep
 
 
 def _watching(name: str, module: torch.nn.Module, calls: list[Any]) -> Any:
-    signature = inspect.signature(getattr(module, "_orig_mod", module).forward)
+    signature = signature_of(module)
 
     def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
@@ -98,9 +102,7 @@ def _watching(name: str, module: torch.nn.Module, calls: list[Any]) -> Any:
 
 def _silent(module: Any, bound: inspect.BoundArguments) -> Any:
     """Zeros in the shape of what the network would return."""
-    state = next(
-        bound.arguments[k] for k in ("sample", "hidden_states", "x") if k in bound.arguments
-    )
+    _, state = state_in(bound)
     if isinstance(state, list):
         return [torch.zeros_like(row) for row in state]
     channels = getattr(getattr(module, "config", None), "out_channels", None)

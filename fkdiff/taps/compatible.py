@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from fkdiff.taps.coefficients import TapError, prediction_type
-from fkdiff.taps.denoiser import DENOISERS, Guidance
+from fkdiff.taps.denoiser import networks
+from fkdiff.taps.guidance import Guidance
 
-__all__ = ["check_correctable", "check_guided", "check_network", "check_pipeline", "networks"]
+__all__ = ["check_correctable", "check_guided", "check_network", "check_pipeline"]
 
 _SHAPES = (
     "in_channels",
@@ -26,12 +27,6 @@ _JUMPING = (
     "FlowMatchLCMScheduler",
     "SCMScheduler",
 )
-
-
-def networks(pipe: Any) -> dict[str, nn.Module]:
-    """The networks that predict, by the pipeline's names for them."""
-    found = {name: getattr(pipe, name, None) for name in DENOISERS}
-    return {name: net for name, net in found.items() if isinstance(net, nn.Module)}
 
 
 def check_network(ours: nn.Module, other: nn.Module) -> None:

@@ -30,6 +30,11 @@ class Conditioning:
     rows: int
     prepared: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
+    @property
+    def masked(self) -> bool:
+        """Whether the pipeline keeps a part of an image."""
+        return bool(self.prepared.get("prepare_mask_latents"))
+
     def permute(self, pick: Callable[[Tensor], Tensor]) -> None:
         """Continue the rows that `pick` puts in the places of N others, or of copies of them.
 
@@ -63,7 +68,8 @@ def kept_conditioning(pipe: Any, rows: int) -> Iterator[Conditioning]:
     """
     kept = Conditioning(rows)
     names = [name for name in PREPARING if hasattr(pipe, name)]
-    with shadowed(pipe, {name: _keeping(kept, name, getattr(pipe, name)) for name in names}):
+    methods = {name: _keeping(kept, name, getattr(pipe, name)) for name in names}
+    with shadowed(pipe, **methods):
         yield kept
 
 

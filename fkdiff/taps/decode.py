@@ -1,33 +1,20 @@
-"""The decode tap: latents to pixels, frames or waveforms, as each family's own tail does it.
+"""Latents to pixels, frames or waveforms, as each known family's own tail does it."""
 
-Known families have an entry in `DECODERS`; an unknown pipeline is decoded by its own tail in a
-"null run": one step whose denoiser does nothing and whose scheduler returns the given latents.
-"""
-
-import copy
-import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType, SimpleNamespace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from diffusers.models.autoencoders.vae import DecoderOutput
 from torch import Tensor
 
 from fkdiff.taps.coefficients import TapError
-from fkdiff.taps.conditioning import PREPARING
-from fkdiff.taps.denoiser import DENOISERS, calling
-from fkdiff.taps.results import first_field
-from fkdiff.taps.shadowing import shadow_of
-from fkdiff.terms.memory import Batched, within_memory
 
-__all__ = ["DECODERS", "Decoder", "blank", "decoder_for", "memoised_decode", "null_run", "yields"]
+__all__ = ["DECODERS", "Decoder", "decoder_for", "yields"]
 
-Call = Mapping[str, Any]
+Call: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -221,132 +208,3 @@ def yields(pipe: Any) -> str:
     if any("waveform" in name or name.startswith("audio_") for name in names):
         return "audio"
     return "video" if {"num_frames", "num_videos_per_prompt"} & {*names} else "pixels"
-
-
-@contextmanager
-def memoised_decode(
-    pipe: Any, holder: Batched, counted: Callable[[int], None]
-) -> Iterator[dict[str, bool]]:
-    """Decode equal latents once, a row at a time where asked, while the block lasts.
-
-    The pipeline's tail decodes what the reward has just looked at; set `keep` in the yielded
-    dictionary before the last transition, so that it finds those rows again.
-
-    Arguments:
-        pipe: A pipeline, with or without a `vae`.
-        holder: With `micro_batch` None all rows are decoded at once, and one after the other with
-            any number, or where memory runs out.
-        counted: Gets the number of rows that were really decoded.
-    """
-    state = {"keep": False}
-    vae = getattr(pipe, "vae", None)
-    if vae is None:
-        yield state
-        return
-    original, shadowed = vae.decode, vars(vae).get("decode")
-    memory: dict[bytes, Tensor] = {}
-
-    def decode(z: Tensor, *args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
-        if "num_frames" in kwargs:  # rows are frames here, and belong together
-            counted(len(z))
-            return original(z, *args, return_dict=return_dict, **kwargs)
-        keys = [row.detach().cpu().float().numpy().tobytes() for row in z]
-        rows = [i for i, k in enumerate(keys) if k not in memory and keys.index(k) == i]
-        fresh: dict[bytes, Tensor] = {}
-        if rows:
-            fresh = dict(zip((keys[i] for i in rows), run(z, rows, args, kwargs), strict=True))
-            counted(len(rows))
-        samples = torch.stack([memory[k] if k in memory else fresh[k] for k in keys])
-        if not rows:
-            memory.clear()  # the tail has found them; its own copies need the room
-        elif state["keep"]:
-            memory.update(fresh)
-        return DecoderOutput(sample=samples) if return_dict else (samples,)
-
-    def run(z: Tensor, rows: list[int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        def of(value: Any, part: list[int]) -> Any:
-            per_row = isinstance(value, Tensor) and value.ndim > 0 and len(value) == len(z)
-            return value[part] if per_row else value
-
-        def few(_: int) -> Tensor:
-            # At full resolution a row takes more than in the denoiser; VAE slicing takes one, too.
-            size, out = 1 if holder.micro_batch else len(rows), []
-            for part in (rows[i : i + size] for i in range(0, len(rows), size)):
-                named = {name: of(value, part) for name, value in kwargs.items()}
-                given = (of(value, part) for value in args)
-                out.append(original(z[part], *given, return_dict=False, **named)[0])
-            return torch.cat(out)
-
-        return within_memory(holder, len(rows), few)
-
-    vae.decode = decode
-    try:
-        yield state
-    finally:
-        if shadowed is None:
-            del vae.decode
-        else:
-            vae.decode = shadowed
-
-
-def null_run(pipe: Any, scheduler: Any, arguments: Call, template: Any, z: Tensor) -> Tensor:
-    """Decode with the pipeline's own tail, for families that have no entry.
-
-    Arguments:
-        pipe: The pipeline, possibly in the middle of a run, which isn't disturbed.
-        scheduler: Its untapped scheduler.
-        arguments: Arguments of a call that yields `len(z)` samples.
-        template: A network output, whose type and shape the silent network imitates.
-        z: Latents, shape (n, *).
-
-    Returns:
-        Samples as the pipeline gives them for `output_type="pt"`; images and frames of those
-        that return arrays all the same (DiT, DDPM) with channels moved first, waveforms of those
-        that drop the channels (AudioLDM2) with one channel.
-    """
-    fixed = copy.deepcopy(scheduler)
-    fixed.__class__ = _returning(type(scheduler), z)
-    shadow = shadow_of(pipe, fixed, without=PREPARING)  # watched by the run, bound to its pipeline
-    with ExitStack() as stack:
-        for name in DENOISERS:
-            module = getattr(pipe, name, None)
-            if isinstance(module, torch.nn.Module):
-                stack.enter_context(_silent(module, template))
-        out = first_field(shadow(**{**arguments, "num_inference_steps": 2}))
-    samples = torch.as_tensor(out if isinstance(out, Tensor) else np.asarray(out))
-    if samples.ndim == 2:
-        return samples[:, None]
-    return samples if isinstance(out, Tensor) or samples.ndim < 4 else samples.movedim(-1, -3)
-
-
-def _returning(base: type, z: Tensor) -> type:
-    @functools.wraps(base.step)  # pyright: ignore[reportAttributeAccessIssue]
-    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(self, *args, **kwargs)
-        kwargs_are_dict = bound.arguments.get("return_dict", True)
-        copies = len(bound.arguments["sample"]) // len(z)
-        latents = torch.cat([z] * max(1, copies))
-        if kwargs_are_dict:
-            return SimpleNamespace(prev_sample=latents, pred_original_sample=latents)
-        return latents, latents
-
-    signature = inspect.signature(base.step)  # pyright: ignore[reportAttributeAccessIssue]
-    return type(base.__name__, (base,), {"step": step, "__module__": base.__module__})
-
-
-@contextmanager
-def _silent(module: torch.nn.Module, template: Any) -> Iterator[None]:
-    def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        values = (*args, *kwargs.values())
-        return blank(template, next(len(v) for v in values if isinstance(v, Tensor) and v.ndim))
-
-    with calling(module, call):
-        yield
-
-
-def blank(template: Any, batch: int) -> Any:
-    """Zeros of so many rows in the form of a network's output."""
-    if isinstance(template[0], list):
-        return ([torch.zeros_like(template[0][0])] * batch,)
-    zeros = template[0].new_zeros(batch, *template[0].shape[1:])
-    return type(template)(sample=zeros) if isinstance(template, dict) else (zeros,)

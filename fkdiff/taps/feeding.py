@@ -1,6 +1,5 @@
 """Networks that feed a denoiser, micro-batched like it: ControlNets."""
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 import torch
 
 from fkdiff.processes.shards import Shards
-from fkdiff.taps.denoiser import batch_of, calling, chunked, cuts
+from fkdiff.taps.batching import batch_of, chunked, cuts
+from fkdiff.taps.denoiser import calling, signature_of
 from fkdiff.terms.memory import Batched, within_memory
 
 __all__ = ["chunked_feeding"]
@@ -29,8 +29,7 @@ def chunked_feeding(pipe: Any, shards: Shards, holder: Batched) -> Iterator[None
     if not isinstance(module, torch.nn.Module):
         yield
         return
-    base = type(module)
-    signature = inspect.signature(getattr(module, "_orig_mod", module).forward)
+    base, signature = type(module), signature_of(module)
 
     def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)

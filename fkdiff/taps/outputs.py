@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["mixture", "rewritten", "rows_of"]
+__all__ = ["blank", "mixture", "rewritten", "rows_of"]
 
 
 def rows_of(out: Any) -> Tensor:
@@ -37,3 +37,11 @@ def rewritten(template: Any, rows: Tensor) -> Any:
     if isinstance(template, dict):
         return type(template)(**{**template, next(iter(template)): sample})
     return (sample, *template[1:])
+
+
+def blank(template: Any, batch: int) -> Any:
+    """Zeros of so many rows in the form of a network's output."""
+    if isinstance(template[0], list):
+        return ([torch.zeros_like(template[0][0])] * batch,)
+    zeros = template[0].new_zeros(batch, *template[0].shape[1:])
+    return type(template)(sample=zeros) if isinstance(template, dict) else (zeros,)

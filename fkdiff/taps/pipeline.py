@@ -1,44 +1,44 @@
 """The pipeline tap: one stock call, watched transition by transition."""
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fkdiff.processes import Gaussian, Kernel, sde_step
+from fkdiff.processes import Kernel
 from fkdiff.processes.shards import Shards
 from fkdiff.taps.arguments import Expanded
-from fkdiff.taps.coefficients import TapError, as_predicted, estimate_x0, separates_copies
+from fkdiff.taps.coefficients import TapError, as_predicted
+from fkdiff.taps.composition import Composition
 from fkdiff.taps.conditioning import Conditioning, kept_conditioning
-from fkdiff.taps.decode import decoder_for, memoised_decode, null_run, yields
-from fkdiff.taps.denoiser import NetworkCall, split_guidance, tapped_denoiser
+from fkdiff.taps.decode_once import memoised_decode
+from fkdiff.taps.denoiser import NetworkCall, tapped_denoiser
 from fkdiff.taps.engine import Engine
 from fkdiff.taps.experts import TappedPool
 from fkdiff.taps.families import predictions
 from fkdiff.taps.feeding import chunked_feeding
+from fkdiff.taps.guidance import split_guidance
+from fkdiff.taps.outputs import rows_of
+from fkdiff.taps.own_steps import OwnSteps
 from fkdiff.taps.pool_moves import PoolMoves, opened_moves
 from fkdiff.taps.pool_step import PoolStep
 from fkdiff.taps.postprocess import sliced_postprocess
 from fkdiff.taps.regions import TappedRegions
 from fkdiff.taps.results import cut_pictures
-from fkdiff.taps.scheduler import Call, permute_history, tapped_scheduler
+from fkdiff.taps.samples import Samples
+from fkdiff.taps.scheduler import Call, Pair, path_between, permute_history, tapped_scheduler
 from fkdiff.taps.shadowing import own_ranking_off, watched_progress
 from fkdiff.taps.snapshots import Keeper
+from fkdiff.taps.sources import Sources
 from fkdiff.terms.cost import Cost
-from fkdiff.terms.regions import Regions, regions_of
+from fkdiff.terms.regions import regions_of
 from fkdiff.terms.step import Expert, Step
 from fkdiff.terms.term import Term
 
-__all__ = ["Engine", "PipelineTap", "TapError"]
-
-_logger = logging.getLogger(__name__)
-
-
-Pair: TypeAlias = tuple[float, float]
+__all__ = ["PipelineTap", "TapError"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class _Opening:
     call: Call
     kernel: Kernel | None
     outputs: list[Tensor]
-    pool: PoolStep | None
+    flat: PoolStep | None
 
 
 @dataclass
@@ -71,6 +71,12 @@ class PipelineTap:
         terms: Terms, of which those that edit or correct the pool concern the tap.
         keeper: Saves the run after its transitions, or goes on with a saved one.
         shards: Which rows are here; None where all are.
+        index: Transitions made so far.
+        parents: Rows of the run that the last transition continued, (N,), None where none moved.
+        origin: Row that each of the run's rows began in, (N,).
+        own: Takes the steps that replace the scheduler's.
+        kept: What the pipeline prepared for each row.
+        moves: The pool's part in the run, None where no term concerns it.
     """
 
     pipe: Any
@@ -85,216 +91,144 @@ class PipelineTap:
     terms: Sequence[Term] = ()
     keeper: Keeper | None = None
     shards: Shards = None  # pyright: ignore[reportAssignmentType]  # __post_init__ fills it in
-    replaced: str | None = None
-    bar: Any = None
-    _scheduler: Any = None
-    _outputs: list[Tensor] = field(default_factory=list)
-    _openings: list[_Opening] = field(default_factory=list)
-    _template: Any = None
-    _parents: Tensor | None = None
-    _origin: Tensor | None = None
-    _watching: bool = True
-    _moves: int = 0
-    _replace: bool | None = None
-    _memo: dict[str, bool] = field(default_factory=dict)
-    _kept: Conditioning = field(default_factory=lambda: Conditioning(1))
-    _seeds: list[int] = field(default_factory=list)
-    _pool: PoolMoves | None = None
-    _correction: Tensor | None = None
+    index: int = field(default=0, init=False)
+    parents: Tensor | None = field(default=None, init=False)
+    origin: Tensor = field(init=False)
+    own: OwnSteps = field(init=False)
+    kept: Conditioning = field(init=False)
+    moves: PoolMoves | None = field(default=None, init=False)
+    _samples: Samples = field(init=False)
+    _scheduler: Any = field(default=None, init=False)
+    _bar: Any = field(default=None, init=False)
+    _outputs: list[Tensor] = field(default_factory=list, init=False)
+    _opening: _Opening | None = field(default=None, init=False)
+    _watching: bool = field(default=True, init=False)
+    _memory: dict[str, bool] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.shards = self.shards or Shards(len(self.expanded.prompts), self.particles)
+        self.origin = torch.arange(self.engine.log_w.numel())
+        self.own = OwnSteps(self.generators, self.engine, self.stochastic, self.resamples)
+        self.kept = Conditioning(self._rows)
+        term, seeds = regions_of(self.terms), [g.initial_seed() for g in self.generators]
+        alpha = term is not None and term.recording
+        self._samples = Samples(self.pipe, self.expanded, seeds, self.cost, alpha)
 
     def __call__(self) -> Any:
         """Make the call; returns the pipeline's own output for all rows."""
+        pipe, self._scheduler = self.pipe, self.pipe.scheduler
         with ExitStack() as stack:
-            self._scheduler = self.pipe.scheduler
-            self._seeds = [g.initial_seed() for g in self.generators]
-            rows = len(self.generators)
-            self._origin = torch.arange(self.engine.log_w.numel())
-            pool = TappedPool(
-                *(self.pipe, self.terms, self.expanded, self._seeds),
-                *(self.shards, self.micro_batch, self.cost),
-            )
-            term = regions_of(self.terms)
-            if term is not None:
-                pool.regions = TappedRegions(
-                    *(self.pipe, term, self.expanded, self._seeds),
-                    *(self.shards, self),
-                )
-            self._pool = stack.enter_context(opened_moves(pool))
-            stack.enter_context(
-                tapped_scheduler(self.pipe, self.generators, self._on_step, self._before)
-            )
-            stack.enter_context(
-                tapped_denoiser(self.pipe, self.shards, self, self.cost, self._on_call)
-            )
-            self._memo = stack.enter_context(memoised_decode(self.pipe, self, self._count_decodes))
-            stack.enter_context(sliced_postprocess(self.pipe, self))
-            stack.enter_context(chunked_feeding(self.pipe, self.shards, self))
-            stack.enter_context(watched_progress(self.pipe, self._on_bar))
-            stack.enter_context(own_ranking_off(self.pipe))
-            self._kept = stack.enter_context(kept_conditioning(self.pipe, rows))
-            output = self.pipe(**self.expanded.arguments, generator=list(self.generators))
-            if self._cuts:
-                with self.cost.time("matte"):
-                    cut_pictures(output, self._cut)
+            enter = stack.enter_context
+            self.moves = enter(opened_moves(self._composition()))
+            enter(tapped_scheduler(pipe, self.generators, self._on_step, self._before))
+            enter(tapped_denoiser(pipe, self.shards, self, self.cost, self._on_call))
+            self._memory = enter(memoised_decode(pipe, self, self._samples.count))
+            enter(sliced_postprocess(pipe, self))
+            enter(chunked_feeding(pipe, self.shards, self))
+            enter(watched_progress(pipe, self._on_bar))
+            enter(own_ranking_off(pipe))
+            self.kept = enter(kept_conditioning(pipe, self._rows))
+            output = pipe(**self.expanded.arguments, generator=list(self.generators))
+            if self._samples.alpha:
+                cut_pictures(output, self._samples.cut)
             return output
+
+    def _composition(self) -> Composition:
+        """The pool of experts, with the two prompts of a term of regions."""
+        sources = Sources(self.pipe, self.terms, self.expanded, self._samples.seeds)
+        term = regions_of(self.terms)
+        if term is not None:
+            self._samples.regions = TappedRegions(
+                pipe=self.pipe,
+                term=term,
+                expanded=self.expanded,
+                seeds=self._samples.seeds,
+                shards=self.shards,
+                holder=self,
+            )
+        pool = TappedPool(sources, self._samples.regions)
+        return Composition(pool, self.shards, self, self.cost)
+
+    @property
+    def _rows(self) -> int:
+        return len(self.generators)
+
+    @property
+    def replaced(self) -> str | None:
+        """Which step was replaced by which; None for the scheduler's own."""
+        return self.own.replaced
 
     @property
     def repeatable(self) -> bool:
         """Whether a network call may be made again: one whose attention is recorded may not."""
-        regions = None if self._pool is None else self._pool.pool.regions
-        return regions is None or regions.maps is None or not regions.maps.recording
-
-    @property
-    def _cuts(self) -> bool:
-        """Whether pictures come out with alpha."""
-        term = regions_of(self.terms)
-        return term is not None and term.recording
-
-    def _cut(self, pixels: Tensor, rows: Tensor) -> Tensor:
-        """Pictures (n, 3, h, w) of rows (n,) of the run with alpha, (n, 4, h, w)."""
-        term, regions = regions_of(self.terms), None
-        if self._pool is not None:
-            regions = self._pool.pool.regions
-        assert isinstance(term, Regions) and regions is not None and regions.maps is not None
-        maps = regions.maps.maps(rows)
-        return term.matte(pixels, maps)  # pyright: ignore[reportAttributeAccessIssue]
+        regions = self._samples.regions
+        return regions is None or not regions.recording
 
     @property
     def readable(self) -> tuple[str, ...]:
         """What rewards may read."""
-        cut = self._cuts and self.inputs == "pixels"
-        return ("latents", self.inputs, *(("rgba",) if cut else ()))
+        return self._samples.readable
 
     @property
     def inputs(self) -> str:
         """What `decode` yields: "pixels", "video" or "audio"."""
-        return yields(self.pipe)
+        return self._samples.inputs
 
     def decode(self, latents: Tensor, inputs: str, rows: Tensor | None = None) -> Any:
-        """Latents (n, *) as a reward reads them, sliced by `micro_batch`.
+        """Latents (n, *) as a reward reads them; see `Samples.decode`."""
+        return self._samples.decode(latents, inputs, rows)
 
-        Arguments:
-            latents: Clean latents.
-            inputs: What the reward reads.
-            rows: Rows of the run that they are, (n,), for pictures with alpha.
-
-        Raises:
-            TapError: If the pipeline can't yield `inputs`.
-        """
-        if inputs == "latents":
-            return latents
-        if inputs == "rgba" and inputs in self.readable and rows is not None:
-            pixels = self.decode(latents, "pixels")
-            with self.cost.time("matte"):
-                return self._cut(pixels, rows)
-        if inputs != self.inputs:
-            name = type(self.pipe).__name__
-            raise TapError(f"{name} yields {self.inputs}, but a reward reads {inputs}")
-        decoder = decoder_for(self.pipe)
-        with self.cost.time("decode"), torch.no_grad():
-            if decoder is None:
-                arguments = self._decode_arguments(len(latents))
-                return null_run(self.pipe, self._scheduler, arguments, self._template, latents)
-            if getattr(self.pipe, "vae", None) is None:
-                self._count_decodes(len(latents))
-            return decoder.run(self.pipe, latents, self.expanded.arguments).float()
-
-    def _decode_arguments(self, rows: int) -> dict[str, Any]:
-        given = dict(self.expanded.arguments)
-        for name in ("callback_on_step_end", "latents"):
-            given.pop(name, None)
-        if self.expanded.key:
-            given[self.expanded.key] = rows
-            if "prompt" in given:
-                given["prompt"] = self.expanded.prompts[0]
-        else:
-            given = {k: v[:1] * rows if isinstance(v, list) else v for k, v in given.items()}
-        if "strength" in given:
-            given["strength"] = 1.0  # two steps of the null run must not become none
-        # Encoded images come out as in the run, and nothing is drawn from the global state.
-        generators = [torch.Generator().manual_seed(s) for s in self._seeds[:rows]]
-        return {**given, "output_type": "pt", "generator": generators}
-
-    def _count_decodes(self, rows: int) -> None:
-        self.cost.decodes += rows
-
-    @property
-    def _skipping(self) -> bool:
-        return self.keeper is not None and self.keeper.skipping
-
-    def _before(
-        self, scheduler: Any, arguments: dict[str, Any], pair: tuple[float, float] | None
-    ) -> None:
-        if self._pool is not None and not self._skipping:
-            self._pool.before(scheduler, arguments, pair)
+    def _before(self, scheduler: Any, arguments: dict[str, Any], pair: Pair | None) -> None:
+        skipping = self.keeper is not None and self.keeper.skipping
+        if self.moves is not None and not skipping:
+            self.moves.before(scheduler, arguments, pair)
 
     def _on_call(self, call: NetworkCall) -> Any:
         if self.keeper is not None and self.keeper.skipping:
             return self.keeper.answer(call)
-        if not self._watching or (self._pool is not None and self._pool.pool.aside):
+        asked = self.moves is not None and self.moves.composition.asking
+        if asked or not self._watching:  # by a function of the pool, or by a reward
             return call.evaluate(call.bound)
-        output = call.evaluate(call.bound) if self._pool is None else self._pool.pool.answer(call)
-        self._template = output
-        rows = output[0]
-        self._outputs.append(torch.stack(rows) if isinstance(rows, list) else rows)
+        pool = None if self.moves is None else self.moves.pool
+        output = call.evaluate(call.bound) if pool is None else pool.answer(call)
+        self._samples.template = output
+        self._outputs.append(rows_of(output))
         return output
 
     def _on_bar(self, bar: Any) -> None:
-        self.bar = bar
+        self._bar = bar
 
     def _on_step(self, call: Call) -> None:
         if self.keeper is not None and self.keeper.skipping:
             self.keeper.skip(self, call)
             return
-        rows = len(self.generators)
-        kernel = self._kernel(call, rows)
-        flat = None if self._pool is None else self._pool.flat
-        self._openings.append(_Opening(call, kernel, self._outputs, flat))
+        kernel = self.own.kernel(call, self.moves, self.kept.masked)
+        if self._opening is None:
+            flat = None if self.moves is None else self.moves.flat
+            self._opening = _Opening(call, kernel, self._outputs, flat)
         self._outputs = []
-        if not call.moved:
-            return
-        self._memo["keep"] = call.last
+        if call.moved:
+            self._on_transition(call, self._opening)
+            if self.keeper is not None:
+                self.keeper.keep(self, call)
+
+    def _on_transition(self, call: Call, opening: _Opening) -> None:
+        """Let the engine weigh what has moved, and continue the rows that it chooses."""
+        self._memory["keep"] = call.last
         if call.last:
-            x = call.output["prev_sample"]
-            call.output["prev_sample"] = self._kept.blend(x)
-        step = self._step(call, rows, self._openings[0])
-        self._openings, self._correction = [], None
+            call.output["prev_sample"] = self.kept.blend(call.output["prev_sample"])
+        step = self._step(call, opening)
+        self._opening = None
         with self._aside():
             chosen = self.engine.transition(step)
-        if self.bar is not None:
-            self.bar.set_postfix(self.engine.status(), refresh=False)
-        self._moves += 1
-        if self._pool is not None:
-            self._pool.pool.progress = self._moves / step.total
-        self._parents = chosen
+        if self._bar is not None:
+            self._bar.set_postfix(self.engine.status(), refresh=False)
+        self.index += 1
+        if self.moves is not None:
+            self.moves.pool.progress = self.index / step.total
+        self.parents = chosen
         if chosen is not None:
             self._permute(call, chosen)
-        if self.keeper is not None:
-            self.keeper.keep(self, call)
-
-    def _kernel(self, call: Call, rows: int) -> Kernel | None:
-        """Make the project's own step where it replaces the scheduler's."""
-        if self._pool is not None and self._pool.corrector is not None:
-            return self._corrected_step(call, rows, self._pool)
-        if self._replace is None:
-            self._replace = self._decide(call)
-        return self._replaced_step(call, rows) if self._replace else None
-
-    def _corrected_step(self, call: Call, rows: int, pool: PoolMoves) -> Kernel:
-        path = _path(call.pair, call.next_pair)
-        assert path is not None
-        if call.position == 0:
-            pool.check_start(call, masked=bool(self._kept.prepared.get("prepare_mask_latents")))
-            name = type(call.scheduler).__name__
-            self.replaced = f"{name}'s step replaced by the corrector's SDE step"
-            _logger.info(self.replaced)
-        move = pool.corrected(call, path)
-        self._correction = move.d if self._correction is None else self._correction + move.d
-        self._return(call, move.kernel, rows)
-        return move.kernel
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
@@ -311,91 +245,50 @@ class PipelineTap:
             vars(self.pipe).update(held)
             self._watching = True
 
-    def _step(self, call: Call, rows: int, opening: _Opening) -> Step:
-        total, correction = _transitions(call), self._correction
-        context: Mapping[str, list[str]] = {
-            "prompts": [p for p in self.expanded.prompts for _ in range(self.particles)]
-        }
-
-        def pool() -> tuple[Expert, ...]:
-            if opening.pool is not None:
-                return tuple(opening.pool.experts)
-            first = opening.call
-            mixed = as_predicted(first.scheduler, first.arguments["model_output"])
-            sigma = first.pair[1] if first.pair else 0.0
-            outputs = predictions(self.pipe, opening.outputs, first.sample[:rows], sigma)
-            return split_guidance(outputs, mixed, rows, self.shards)
-
+    def _step(self, call: Call, opening: _Opening) -> Step:
+        first, rows, log_w = opening.call, self._rows, self.engine.log_w
+        texts = [p for p in self.expanded.prompts for _ in range(self.particles)]
+        correction = self.own.take_correction()
         return Step(
-            index=self._moves,
-            total=total,
-            x=opening.call.sample[:rows],
+            index=self.index,
+            total=call.transitions,
+            x=first.sample[:rows],
             x_next=call.output["prev_sample"][:rows],
-            path=_path(opening.call.pair, call.next_pair),
+            path=path_between(first.pair, call.next_pair),
             prompts=self.shards.prompts,
             particles=self.shards.particles,
-            context=context,
-            log_w=self.engine.log_w,
-            may_resample=self.engine.may_resample(self._moves, total),
-            parents=torch.arange(self.engine.log_w.numel())
-            if self._parents is None
-            else self._parents,
+            context={"prompts": texts},
+            log_w=log_w,
+            may_resample=self.engine.may_resample(self.index, call.transitions),
+            parents=torch.arange(log_w.numel()) if self.parents is None else self.parents,
             source=self,
-            estimate=lambda: self._estimate(call, rows),
-            pool=pool,
+            estimate=lambda: self._estimate(call),
+            pool=lambda: self._experts(opening),
             kernel=opening.kernel,
             correction=None
             if correction is None
-            else self.shards.gather(correction).reshape(self.engine.log_w.shape),
+            else self.shards.gather(correction).reshape(log_w.shape),
             seed=self.engine.seed,
             shards=self.shards,
         )
 
-    def _estimate(self, call: Call, rows: int) -> Tensor:
-        own = None if self._pool is None else self._pool.estimate()
-        return self._kept.blend(_x0(call, rows) if own is None else own)
+    def _estimate(self, call: Call) -> Tensor:
+        own = None if self.moves is None else self.moves.estimate()
+        return self.kept.blend(call.x0(self._rows) if own is None else own)
 
-    def _decide(self, call: Call) -> bool:
-        """Whether the project's own SDE step runs; copies must get different futures."""
-        native = separates_copies(call.scheduler, call.arguments)
-        # Copies made by the last transition have no future to differ in.
-        early = range(_transitions(call) - 1)
-        fires = self.resamples and any(self.engine.may_resample(i, len(early) + 1) for i in early)
-        wanted = self.stochastic or (fires and not native)
-        if not wanted or (native and self.stochastic is None):
-            return False
-        name = type(call.scheduler).__name__
-        if self.stochastic is False:
-            raise TapError(
-                f"{name} is deterministic, so resampled copies would stay identical; leave "
-                f"stochastic=None, or set a stochastic scheduler (DDIM: eta=1), or resample=None"
-            )
-        if hasattr(call.scheduler, "sigmas_interpol"):
-            raise TapError(
-                f"{name} evaluates between its noise levels and can't take stochastic steps; set "
-                f"pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)"
-            )
-        self.replaced = f"{name}'s step replaced by the marginal-preserving SDE step (eta 1)"
-        _logger.info(self.replaced)
-        return True
-
-    def _replaced_step(self, call: Call, rows: int) -> Kernel:
-        path = _path(call.pair, call.next_pair)
-        if path is None:
-            raise TapError(f"{type(call.scheduler).__name__} tells no noise level; set another")
-        kernel = sde_step(call.sample[:rows], _x0(call, rows), path)
-        self._return(call, kernel, rows)
-        return kernel
-
-    def _return(self, call: Call, kernel: Kernel, rows: int) -> None:
-        """Let the scheduler return a draw from the kernel."""
-        x_next = kernel.sample(self.generators).to(call.sample.dtype)
-        call.output["prev_sample"] = torch.cat([x_next] * (len(call.sample) // rows))
+    def _experts(self, opening: _Opening) -> tuple[Expert, ...]:
+        """The pool's flat list, or the guided pair that the pipeline mixed."""
+        if opening.flat is not None:
+            return tuple(opening.flat.experts)
+        first, rows = opening.call, self._rows
+        mixed = as_predicted(first.scheduler, first.arguments["model_output"])
+        sigma = first.pair[1] if first.pair else 0.0
+        outputs = predictions(self.pipe, opening.outputs, first.sample[:rows], sigma)
+        return split_guidance(outputs, mixed, rows, self.shards)
 
     def _permute(self, call: Call, chosen: Tensor) -> None:
         """Continue `chosen` rows in what the scheduler returned and in what it remembers."""
-        assert self._origin is not None
-        self._origin = self._origin[chosen]
+        self.origin = self.origin[chosen]
 
         def pick(value: Tensor) -> Tensor:
             return self.shards.take(value, chosen)
@@ -404,26 +297,6 @@ class PipelineTap:
             if isinstance(value, Tensor) and value.ndim and len(value) == len(call.sample):
                 call.output[name] = pick(value)
         permute_history(call.scheduler, call.sample, pick)
-        self._kept.permute(pick)
-        regions = None if self._pool is None else self._pool.pool.regions
-        if regions is not None and regions.maps is not None:
-            regions.maps.permute(pick)
-
-
-def _transitions(call: Call) -> int:
-    """Transitions of the run: a pair of calls makes one in solvers of order two."""
-    return (call.calls + 1) // 2 if getattr(call.scheduler, "order", 1) == 2 else call.calls
-
-
-def _path(pair: Pair | None, after: Pair | None) -> Gaussian | None:
-    """Coefficients of the transition; past the last timestep no noise is left."""
-    return None if pair is None else Gaussian(*pair, *(after or (1.0, 0.0)))
-
-
-def _x0(call: Call, rows: int) -> Tensor:
-    for name in ("pred_original_sample", "denoised"):
-        own = call.output.get(name)
-        if isinstance(own, Tensor):
-            return own[:rows]
-    output = call.arguments["model_output"]
-    return estimate_x0(call.scheduler, call.index, call.pair, call.sample, output)[:rows]
+        self.kept.permute(pick)
+        if self._samples.regions is not None:
+            self._samples.regions.permute(pick)

@@ -12,6 +12,7 @@ from torch import Tensor
 from fkdiff.processes import Gaussian
 from fkdiff.taps.coefficients import TapError
 from fkdiff.taps.compatible import check_correctable, check_guided
+from fkdiff.taps.composition import Composition
 from fkdiff.taps.experts import TappedPool
 from fkdiff.taps.pool_step import PoolStep
 from fkdiff.taps.scheduler import Call, position_of
@@ -24,21 +25,22 @@ __all__ = ["PoolMoves", "opened_moves"]
 
 
 @contextmanager
-def opened_moves(pool: TappedPool) -> Iterator["PoolMoves | None"]:
+def opened_moves(composition: Composition) -> Iterator["PoolMoves | None"]:
     """The pool's part in a run while the block lasts, None where no term concerns it.
 
     Raises:
         TapError: If the pool can't be had on this pipeline, or can't be corrected.
     """
-    corrector = corrector_of(pool.terms)
-    if corrector is None and not pool_terms(pool.terms) and pool.regions is None:
+    pool, sources = composition.pool, composition.pool.sources
+    corrector = corrector_of(sources.terms)
+    if corrector is None and not pool_terms(sources.terms) and pool.regions is None:
         yield None
         return
     if corrector is not None:
-        check_correctable(pool.pipe, pool.expanded.arguments)
-        pool.shrink = exponent_sum(pool.terms) ** -0.5
+        check_correctable(sources.pipe, sources.expanded.arguments)
+        pool.shrink = exponent_sum(sources.terms) ** -0.5
     with pool.opened():
-        yield PoolMoves(pool, corrector)
+        yield PoolMoves(composition, corrector)
 
 
 @dataclass
@@ -46,20 +48,26 @@ class PoolMoves:
     """Turns a pool's predictions into what the run does.
 
     Arguments:
-        pool: Evaluates the experts.
+        composition: Makes the flat pool of each step.
         corrector: The corrector among the terms.
         flat: The flat pool of the step under way; None where the network's output is all that is
             mixed.
     """
 
-    pool: TappedPool
+    composition: Composition
     corrector: Correct | None
     flat: PoolStep | None = None
 
     @property
+    def pool(self) -> TappedPool:
+        """Evaluates the experts."""
+        return self.composition.pool
+
+    @property
     def edits(self) -> bool:
         """Whether the scheduler must be given another prediction than the pipeline's."""
-        return any(not isinstance(term, RLGuidance) for term in pool_terms(self.pool.terms))
+        terms = pool_terms(self.pool.sources.terms)
+        return any(not isinstance(term, RLGuidance) for term in terms)
 
     def before(
         self, scheduler: Any, arguments: dict[str, Any], pair: tuple[float, float] | None
@@ -78,7 +86,7 @@ class PoolMoves:
             arguments["sample"] = self.pool.shrink * arguments["sample"]
             self.pool.shrink = 1.0
         x, mixed = arguments["sample"][:rows], arguments["model_output"]
-        experts = self.pool.experts(found, scheduler, x, mixed[:rows], pair)
+        experts = self.composition.experts(found, scheduler, x, mixed[:rows], pair)
         index = position_of(scheduler, arguments["timestep"])
         self.flat = PoolStep(scheduler, index, pair, x, experts)
         if self.corrector is None:
@@ -105,16 +113,15 @@ class PoolMoves:
         Raises:
             TapError: With the rule and the remedy.
         """
-        pipe = self.pool.pipe
+        pipe, terms = self.pool.sources.pipe, self.pool.sources.terms
         if masked or call.calls < len(call.scheduler.timesteps):
             raise TapError(
                 f"Correct() must start in noise and move all of the state, but "
                 f"{type(pipe).__name__} starts from an image or keeps a part of one; "
                 f"leave out Correct()"
             )
-        check_guided(pipe, self.pool.guidance, bool(pool_terms(self.pool.terms)))
-        pairs = getattr(call.scheduler, "order", 1) == 2
-        warn_few_steps((call.calls + 1) // 2 if pairs else call.calls)
+        check_guided(pipe, self.pool.guidance, bool(pool_terms(terms)))
+        warn_few_steps(call.transitions)
 
     def estimate(self) -> Tensor | None:
         """Denoised estimate of a corrected pool or of a power; None where the step's own is it."""

@@ -9,6 +9,7 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor
 
+from fkdiff.taps.shadowing import shadowed
 from fkdiff.terms.memory import Batched
 
 __all__ = ["sliced_postprocess"]
@@ -30,7 +31,7 @@ def sliced_postprocess(pipe: Any, holder: Batched) -> Iterator[None]:
     if not stock:
         yield
         return
-    original, shadowed = processor.postprocess, vars(processor).get("postprocess")
+    original = processor.postprocess
 
     def postprocess(
         image: Any, output_type: str = "pil", do_denormalize: list[bool] | None = None
@@ -46,14 +47,8 @@ def sliced_postprocess(pipe: Any, holder: Batched) -> Iterator[None]:
             ]
         )
 
-    processor.postprocess = postprocess
-    try:
+    with shadowed(processor, postprocess=postprocess):
         yield
-    finally:
-        if shadowed is None:
-            del processor.postprocess
-        else:
-            processor.postprocess = shadowed
 
 
 def _joined(parts: list[Any]) -> Any:

@@ -1,7 +1,7 @@
 """Two prompts under a mask on a pipeline: the other one evaluated where it differs, and mixed."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +12,10 @@ from torch import Tensor
 from fkdiff.processes.shards import Shards
 from fkdiff.taps.arguments import Expanded
 from fkdiff.taps.attention import AttentionMaps, grid_of
+from fkdiff.taps.batching import batch_of, cuts, sliced
 from fkdiff.taps.capture import LIVE, captured, with_prompt, with_state
 from fkdiff.taps.coefficients import TapError
-from fkdiff.taps.compatible import networks
-from fkdiff.taps.denoiser import NetworkCall, batch_of, cuts, sliced
+from fkdiff.taps.denoiser import NetworkCall, networks
 from fkdiff.taps.outputs import rewritten, rows_of
 from fkdiff.terms.memory import Batched
 from fkdiff.terms.regions import Regions
@@ -116,6 +116,22 @@ class TappedRegions:
             part = mixed[half * rows : (half + 1) * rows]
             part.copy_(weights * part + (1 - weights) * behind)
         return rewritten(out, mixed)
+
+    @property
+    def recording(self) -> bool:
+        """Whether the attention of a network call is being recorded."""
+        return self.maps is not None and self.maps.recording
+
+    def cut(self, pixels: Tensor, rows: Tensor) -> Tensor:
+        """Pictures (n, 3, h, w) of rows (n,) of the run with alpha, (n, 4, h, w)."""
+        assert self.maps is not None
+        maps = self.maps.maps(rows)
+        return self.term.matte(pixels, maps)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def permute(self, pick: Callable[[Tensor], Tensor]) -> None:
+        """Let recorded attention follow the particles."""
+        if self.maps is not None:
+            self.maps.permute(pick)
 
     def forget(self) -> None:
         """Drop the background's outputs of a call that is over."""

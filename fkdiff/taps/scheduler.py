@@ -16,9 +16,14 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from fkdiff.taps.coefficients import coefficients
+from fkdiff.processes import Gaussian
+from fkdiff.taps.coefficients import coefficients, estimate_x0
+from fkdiff.taps.shadowing import variant
 
-__all__ = ["Call", "permute_history", "position_of", "tapped_scheduler"]
+__all__ = ["Call", "Pair", "path_between", "permute_history", "position_of", "tapped_scheduler"]
+
+Pair: TypeAlias = tuple[float, float]
+"""(alpha, sigma)."""
 
 
 @dataclass
@@ -40,8 +45,8 @@ class Call:
     scheduler: Any
     arguments: dict[str, Any]
     index: int | None
-    pair: tuple[float, float] | None
-    next_pair: tuple[float, float] | None
+    pair: Pair | None
+    next_pair: Pair | None
     position: int
     calls: int
     moved: bool
@@ -57,8 +62,32 @@ class Call:
         """Whether the run ends with this call."""
         return self.position == self.calls - 1
 
+    @property
+    def transitions(self) -> int:
+        """Transitions of the run: a pair of calls makes one in solvers of order two."""
+        return (self.calls + 1) // 2 if getattr(self.scheduler, "order", 1) == 2 else self.calls
 
-Before: TypeAlias = Callable[[Any, dict[str, Any], tuple[float, float] | None], None]
+    @property
+    def path(self) -> Gaussian | None:
+        """Coefficients of the step, None where the scheduler doesn't tell."""
+        return path_between(self.pair, self.next_pair)
+
+    def x0(self, rows: int) -> Tensor:
+        """Denoised estimate of the first rows, the scheduler's own where it has one."""
+        for name in ("pred_original_sample", "denoised"):
+            own = self.output.get(name)
+            if isinstance(own, Tensor):
+                return own[:rows]
+        output = self.arguments["model_output"]
+        return estimate_x0(self.scheduler, self.index, self.pair, self.sample, output)[:rows]
+
+
+Before: TypeAlias = Callable[[Any, dict[str, Any], Pair | None], None]
+
+
+def path_between(pair: Pair | None, after: Pair | None) -> Gaussian | None:
+    """Coefficients of a transition; past the last timestep no noise is left."""
+    return None if pair is None else Gaussian(*pair, *(after or (1.0, 0.0)))
 
 
 @contextmanager
@@ -113,9 +142,7 @@ def tapped_scheduler(
         on_step(call)
         return _as_given(raw, call.output, as_dict)
 
-    scheduler.__class__ = type(
-        base.__name__, (base,), {"step": step, "__module__": base.__module__}
-    )
+    scheduler.__class__ = variant(base, step=step)
     pipe.scheduler = scheduler
     try:
         yield scheduler
@@ -149,7 +176,7 @@ def _first(timesteps: Tensor, t: Any) -> int:
     return int(found[0]) if len(found) else 0
 
 
-def _next_pair(scheduler: Any, place: int) -> tuple[float, float] | None:
+def _next_pair(scheduler: Any, place: int) -> Pair | None:
     if place + 1 < len(scheduler.timesteps):
         return coefficients(scheduler, scheduler.timesteps[place + 1])
     final = getattr(scheduler, "final_alpha_cumprod", None)

@@ -1,4 +1,4 @@
-"""Methods of one pipeline that are shadowed while a run lasts; its class is never touched."""
+"""Methods of one object that are shadowed while a run lasts; its class is never touched."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
@@ -6,20 +6,25 @@ from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
-__all__ = ["own_ranking_off", "shadowed", "shadow_of", "watched_progress"]
+__all__ = ["own_ranking_off", "shadowed", "shadow_of", "variant", "watched_progress"]
+
+
+def variant(base: type, **methods: Callable[..., Any]) -> type:
+    """A one-off subclass with other methods, for one object; name and module stay the base's."""
+    return type(base.__name__, (base,), {**methods, "__module__": base.__module__})
 
 
 @contextmanager
-def shadowed(pipe: Any, methods: dict[str, Callable[..., Any]]) -> Iterator[None]:
+def shadowed(owner: Any, **methods: Callable[..., Any]) -> Iterator[None]:
     """Let instance attributes stand before the class's methods while the block lasts."""
-    before = {name: vars(pipe)[name] for name in methods if name in vars(pipe)}
-    vars(pipe).update(methods)
+    before = {name: vars(owner)[name] for name in methods if name in vars(owner)}
+    vars(owner).update(methods)
     try:
         yield
     finally:
         for name in methods:
-            vars(pipe).pop(name)
-        vars(pipe).update(before)
+            vars(owner).pop(name)
+        vars(owner).update(before)
 
 
 @contextmanager
@@ -35,7 +40,7 @@ def watched_progress(pipe: Any, on_bar: Callable[[Any], None]) -> Iterator[None]
         on_bar(bar)
         return bar
 
-    with shadowed(pipe, {"progress_bar": progress_bar}):
+    with shadowed(pipe, progress_bar=progress_bar):
         yield
 
 
@@ -63,4 +68,4 @@ def own_ranking_off(pipe: Any) -> Any:
     """AudioLDM2 re-orders its waveforms by a score of its own; the cloud's order must stay."""
     if not hasattr(pipe, "score_waveforms"):
         return nullcontext()
-    return shadowed(pipe, {"score_waveforms": lambda audio, **_: audio})
+    return shadowed(pipe, score_waveforms=lambda audio, **_: audio)

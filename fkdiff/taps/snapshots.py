@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fkdiff.taps.decode import blank
-from fkdiff.taps.denoiser import Guidance, NetworkCall, sliced
+from fkdiff.taps.batching import sliced
+from fkdiff.taps.denoiser import NetworkCall
+from fkdiff.taps.guidance import Guidance
+from fkdiff.taps.outputs import blank
 from fkdiff.taps.scheduler import Call
 from fkdiff.taps.snapshot_file import SnapshotError, fits, read_tree, write_tree
 
@@ -122,7 +124,7 @@ class Keeper:
         Raises:
             OSError: If the file can't be written; the older one stays.
         """
-        if not call.last and tap._moves % self.place.every == 0:
+        if not call.last and tap.index % self.place.every == 0:
             about = {"settings": self.settings, "note": dict(self.place.note)}
             write_tree(self.place.file, state_of(tap, call), about)
 
@@ -144,11 +146,11 @@ class Keeper:
 
 def state_of(tap: Any, call: Call) -> dict[str, Any]:
     """Everything that a run of a `PipelineTap` remembers after a call of the scheduler."""
-    pool, batch = tap._pool, len(call.sample)
+    moves, batch = tap.moves, len(call.sample)
     return {
         "position": call.position,
         "calls": call.calls,
-        "moves": tap._moves,
+        "moves": tap.index,
         "output": {
             name: value
             for name, value in call.output.items()
@@ -156,11 +158,11 @@ def state_of(tap: Any, call: Call) -> dict[str, Any]:
         },
         "scheduler": {name: v for name, v in vars(call.scheduler).items() if fits(v)},
         "generators": [generator.get_state() for generator in tap.generators],
-        "parents": tap._parents,
-        "origin": tap._origin,
+        "parents": tap.parents,
+        "origin": tap.origin,
         "replaced": tap.replaced,
         "micro_batch": tap.micro_batch,
-        "pool": None if pool is None else _pool_state(pool.pool),
+        "pool": None if moves is None else _pool_state(moves.pool),
         "engine": tap.engine.state(),
         "cost": {name: value for name, value in vars(tap.cost).items() if fits(value)},
     }
@@ -177,12 +179,12 @@ def restore(tap: Any, call: Call, saved: dict[str, Any]) -> None:
     )
     for generator, state in zip(tap.generators, saved["generators"], strict=True):
         generator.set_state(state)
-    tap._moves, tap._parents, tap._origin = saved["moves"], saved["parents"], saved["origin"]
-    tap.replaced = saved["replaced"]
+    tap.index, tap.parents, tap.origin = saved["moves"], saved["parents"], saved["origin"]
+    tap.own.replaced = saved["replaced"]
     tap.micro_batch = _less(tap.micro_batch, saved["micro_batch"])
-    tap._kept.permute(lambda value: tap.shards.take(value, saved["origin"]))
-    if tap._pool is not None:
-        _restore_pool(tap._pool.pool, saved["pool"], call.sample.device)
+    tap.kept.permute(lambda value: tap.shards.take(value, saved["origin"]))
+    if tap.moves is not None:
+        _restore_pool(tap.moves.pool, saved["pool"], call.sample.device)
     tap.engine.restore(saved["engine"])
     for name, value in saved["cost"].items():
         setattr(tap.cost, name, value)

@@ -16,62 +16,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fkdiff.processes.streams import row_streams, stream
+from fkdiff.processes.streams import stream
 from fkdiff.taps.arguments import Expanded
+from fkdiff.taps.batching import batch_of, chunked
 from fkdiff.taps.coefficients import TapError
-from fkdiff.taps.denoiser import batch_of, calling, chunked
+from fkdiff.taps.denoiser import calling
 from fkdiff.taps.engine import Engine
+from fkdiff.taps.shadowing import variant
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.memory import within_memory
-from fkdiff.terms.step import Step
+from fkdiff.terms.token_step import Draw, token_step
 
-__all__ = ["TokenTap", "expand_tokens"]
-
-
-def expand_tokens(
-    pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any], particles: int
-) -> Expanded:
-    """Bind the user's call and repeat its prompts or input tokens `particles` times each.
-
-    Raises:
-        TapError: If the call asks for what can't be steered.
-    """
-    signature = inspect.signature(type(pipe).__call__)
-    bound = signature.bind(pipe, *args, **kwargs)
-    bound.apply_defaults()
-    given = {k: v for k, v in bound.arguments.items() if k not in ("self", "generator")}
-    prompt, messages, ids = (given.get(k) for k in ("prompt", "messages", "input_ids"))
-    if ids is not None:
-        ids = ids[None] if ids.ndim == 1 else ids
-        given["input_ids"] = ids.repeat_interleave(particles, dim=0)
-        if given.get("attention_mask") is not None:
-            mask = given["attention_mask"].reshape(ids.shape)
-            given["attention_mask"] = mask.repeat_interleave(particles, dim=0)
-        return Expanded(given, [""] * len(ids), 1, None)
-    if messages is None and not prompt:
-        raise TapError(f"{type(pipe).__name__} needs a prompt, got {prompt!r}; give prompt='...'")
-    texts = [prompt] if isinstance(prompt, str) else list(prompt or [""])
-    return _repeated(pipe, given, texts, particles)
-
-
-def _repeated(pipe: Any, given: dict[str, Any], texts: list[str], particles: int) -> Expanded:
-    if "use_chat_template" not in given:
-        if given.get("messages") is not None or given.get("image") is not None:
-            raise TapError(
-                f"{type(pipe).__name__} is steered with prompts alone; leave out messages, image"
-            )
-        given["prompt"] = [text for text in texts for _ in range(particles)]
-        return Expanded(given, texts, 1, None)
-    names = (
-        "messages", "input_ids", "attention_mask", "use_chat_template", "add_generation_prompt"
-    )  # fmt: skip
-    asked = {name: given[name] for name in names}
-    prompt = texts[0] if isinstance(given["prompt"], str) else given["prompt"]
-    ids, mask = pipe._prepare_input_ids(prompt=prompt, chat_template_kwargs=None, **asked)
-    given |= {"prompt": None, "messages": None}
-    given["input_ids"] = ids.repeat_interleave(particles, dim=0)
-    given["attention_mask"] = mask.repeat_interleave(particles, dim=0)
-    return Expanded(given, texts, 1, None)
+__all__ = ["TokenTap"]
 
 
 @dataclass
@@ -181,7 +137,7 @@ class TokenTap:
         methods: dict[str, Any] = {
             name: rowwise(name) for name in ("step", "step_correct") if hasattr(base, name)
         }
-        front.__class__ = type(base.__name__, (base,), {**methods, "__module__": base.__module__})
+        front.__class__ = variant(base, **methods)
         self.pipe.scheduler = front
         try:
             yield
@@ -255,42 +211,17 @@ class TokenTap:
         return (self._logits.float() / temperature).softmax(-1)
 
     def _transition(
-        self,
-        index: int,
-        total: int,
-        x: Tensor,
-        x_next: Tensor,
-        draw: Callable[[Tensor, Sequence[torch.Generator], int], Tensor],
+        self, index: int, total: int, x: Tensor, x_next: Tensor, draw: Draw
     ) -> Tensor | None:
         """Hand a transition to the engine; rows to continue, None where none moved."""
-        prompts, particles = self.engine.log_w.shape
-        parents = torch.arange(len(x_next)) if self._parents is None else self._parents
-
-        def estimate() -> Tensor:
-            rows = range(len(x_next))
-            streams = row_streams(self.engine.seed, particles, rows, "estimate", index)
-            return draw(torch.arange(len(x_next)), streams, 1)[0]
-
-        rows = self.engine.transition(
-            Step(
-                index=index,
-                total=total,
-                x=x,
-                x_next=x_next,
-                path=None,
-                prompts=prompts,
-                particles=particles,
-                context={"prompts": [t for t in self.expanded.prompts for _ in range(particles)]},
-                log_w=self.engine.log_w,
-                may_resample=self.engine.may_resample(index, total),
-                parents=parents,
-                source=self,
-                estimate=estimate,
-                seed=self.engine.seed,
-                draw=draw,
-            )
+        step = token_step(
+            *(self.engine, self.expanded.prompts, index, total, x, x_next),
+            source=self,
+            draw=draw,
+            parents=self._parents,
         )
-        self._parents = torch.arange(len(x_next)) if rows is None else rows
+        rows = self.engine.transition(step)
+        self._parents = rows
         if rows is not None:
             # Generators stay with the slots; what a scheduler remembers goes with the particle.
             self._rows = [copy.copy(self._rows[row]) for row in rows.tolist()]

@@ -7,10 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fkdiff.terms.correctors import Anneal, Correct, Product
+    from fkdiff.terms.correctors import Correct
     from fkdiff.terms.cost import Cost
     from fkdiff.terms.discrete_correctors import DiscreteCorrect
     from fkdiff.terms.fk_steering import Tilt
+    from fkdiff.terms.products import Anneal, Product
     from fkdiff.terms.reward import Reward, RewardError, as_reward, load_reward, minimum
     from fkdiff.terms.rl_guidance import RLGuidance
     from fkdiff.terms.step import Expert, Step
@@ -36,12 +37,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Anneal": "correctors",
+    "Anneal": "products",
     "Correct": "correctors",
     "Cost": "cost",
     "DiscreteCorrect": "discrete_correctors",
     "Expert": "step",
-    "Product": "correctors",
+    "Product": "products",
     "RLGuidance": "rl_guidance",
     "Reward": "reward",
     "RewardError": "reward",

@@ -16,6 +16,7 @@ from fkdiff.processes.tokens import TokenStep
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.memory import within_memory
 from fkdiff.terms.reward import Reward, Where, evaluate
+from fkdiff.terms.rows import alike, joined, picked
 
 __all__ = ["Expert", "Source", "Step"]
 
@@ -132,7 +133,7 @@ class Step:
         tokens also agree by chance.
         """
         if self._discrete:
-            first, place = self._alike(self.x0)
+            first, place = alike(self.x0, self._texts)
             return first, first[place]
         parents = self.parents.cpu()
         same = self._held.agree(self.x0, parents)
@@ -183,7 +184,7 @@ class Step:
             )
             for part in self._parts
         ]
-        return _joined(parts, self._parts)
+        return joined(parts, self._parts)
 
     @cached_property
     def _parts(self) -> list[Tensor]:
@@ -249,23 +250,16 @@ class Step:
     def _discrete(self) -> bool:
         return not self.x_next.is_floating_point()
 
-    def _alike(self, x0: Tensor) -> tuple[Tensor, Tensor]:
-        """First of the rows (n N, L) with the same tokens and prompt, and each one's place."""
-        prompts = list(self.context.get("prompts", [""] * len(self.x_next)))
-        number = {text: i for i, text in enumerate(dict.fromkeys(prompts))}
-        asked = torch.tensor([number[text] for text in prompts]).repeat(len(x0) // len(prompts))
-        keys = torch.cat([asked[:, None], x0.flatten(1).cpu()], 1)
-        _, place = keys.unique(dim=0, return_inverse=True)
-        first = torch.full((int(place.max()) + 1,), len(x0))
-        first = first.scatter_reduce(0, place, torch.arange(len(x0)), "amin")
-        return first, place
+    @property
+    def _texts(self) -> list[str]:
+        return list(self.context.get("prompts", [""] * len(self.x_next)))
 
     def _score_tokens(self, reward: Reward, draws: int) -> Tensor:
         """Raw reward of draws for all rows, (draws, P, K); equal ones are scored once."""
         rows, discrete = torch.arange(len(self.x_next)), self.draw
         assert discrete is not None
         x0 = discrete(rows, self._streams(rows), draws).flatten(0, 1)
-        first, place = self._alike(x0)
+        first, place = alike(x0, self._texts)
         samples = self.source.decode(x0[first.to(x0.device)], reward.inputs)
         values = self._values(reward, samples, first % len(rows))[place]
         return values.reshape(draws, self.prompts, self.particles)
@@ -285,7 +279,7 @@ class Step:
             places = torch.arange(len(rows))
             parts = self._held.batches(size, rows) if whole else list(places.split(size))
             values = list(self._evaluated(reward, samples, rows, parts))
-            return _joined(values, parts) if values else torch.zeros(0, dtype=torch.float64)
+            return joined(values, parts) if values else torch.zeros(0, dtype=torch.float64)
 
         with cost.time("reward"):
             values = within_memory(self.source, max(1, len(rows)), few)
@@ -299,31 +293,9 @@ class Step:
             part = rows[places]
             context = {k: [v[i] for i in part.tolist()] for k, v in self.context.items()}
             where = Where(self.index, self.total, self._held.rows[part])
-            yield evaluate(reward, _picked(samples, places), context, where)
+            yield evaluate(reward, picked(samples, places), context, where)
 
     @property
     def scores(self) -> dict[str, Tensor]:
         """What was scored at this transition, by reward name, shape (P, K)."""
         return {reward.name: values for reward, values in self._scores.values()}
-
-
-def _picked(samples: Any, places: Tensor) -> Any:
-    """Some of a batch, in their order; all of it as it is."""
-    if len(places) == len(samples):
-        return samples
-    if isinstance(samples, Tensor):
-        return samples[places.to(samples.device)]
-    return [samples[place] for place in places.tolist()]
-
-
-def _joined(parts: Sequence[Any], places: Sequence[Tensor]) -> Any:
-    """Parts of a batch by the places that they have in it; None of nothing."""
-    if len(parts) < 2:
-        return parts[0] if parts else None
-    order = torch.cat(list(places)).argsort()
-    if isinstance(parts[0], Tensor):
-        joined = torch.cat(list(parts))
-        in_order = torch.equal(order, torch.arange(len(order)))
-        return joined if in_order else joined[order.to(joined.device)]
-    rows = [row for part in parts for row in part]
-    return [rows[place] for place in order.tolist()]

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from fkdiff.processes.streams import RowNoise, row_streams, slot_generators, stream
+from fkdiff.processes.streams import RowNoise, slot_generators, stream
 from fkdiff.processes.tokens import MaskedPath, TokenStep, UniformPath
 from fkdiff.result import Result
 from fkdiff.run import Run
@@ -24,6 +24,7 @@ from fkdiff.terms.pool import PoolTerm, Source, compose, exponent_sum
 from fkdiff.terms.reward import Reward
 from fkdiff.terms.step import Expert, Step
 from fkdiff.terms.term import Term
+from fkdiff.terms.token_step import token_step
 from fkdiff.tokens.consistency import check_tokens, corrector_of_tokens, stated_law
 from fkdiff.tokens.evaluations import Evaluations, TokenDenoiser
 
@@ -223,8 +224,6 @@ class _Loop:
         d: Tensor | None,
         parents: Tensor,
     ) -> Step:
-        prompts, particles = len(self.run.prompts), self.run.particles
-
         def draw(rows: Tensor, streams: Sequence[torch.Generator], draws: int) -> Tensor:
             u = torch.stack([torch.rand(draws, x.shape[1], generator=g).double() for g in streams])
             law = self._law(x_next, step.alpha_next, (index + 1) / total)
@@ -235,28 +234,14 @@ class _Loop:
                 u.transpose(0, 1).to(x.device),
             )
 
-        def estimate() -> Tensor:
-            streams = row_streams(self.run.seed, particles, range(len(x)), "estimate", index)
-            return draw(torch.arange(len(x)), streams, 1)[0]
-
-        return Step(
-            index=index,
-            total=total,
-            x=x,
-            x_next=x_next,
-            path=step,
-            prompts=prompts,
-            particles=particles,
-            context={"prompts": [t for t in self.run.prompts for _ in range(particles)]},
-            log_w=self.run.log_w,
-            may_resample=self.run.may_resample(index, total),
-            parents=parents,
+        return token_step(
+            *(self.run, self.run.prompts, index, total, x, x_next),
             source=self,
-            estimate=estimate,
-            pool=lambda: tuple(self._pool(x, step.alpha, index / total)),
-            correction=None if d is None else d.reshape(prompts, particles),
-            seed=self.run.seed,
             draw=draw,
+            parents=parents,
+            path=step,
+            pool=lambda: tuple(self._pool(x, step.alpha, index / total)),
+            correction=d,
         )
 
     def _vocabulary(self) -> int:

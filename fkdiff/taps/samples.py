@@ -1,0 +1,107 @@
+"""What rewards look at: clean latents of a run as the pipeline's own tail would hand them over."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fkdiff.taps.arguments import Expanded
+from fkdiff.taps.coefficients import TapError
+from fkdiff.taps.decode import decoder_for, yields
+from fkdiff.taps.null_run import null_run
+from fkdiff.taps.regions import TappedRegions
+from fkdiff.terms.cost import Cost
+
+__all__ = ["Samples"]
+
+
+@dataclass
+class Samples:
+    """Decodes latents of rows as rewards ask for them.
+
+    Known families have a decoder; the tail of another pipeline decodes in a null run.
+
+    Arguments:
+        pipe: The pipeline.
+        expanded: Arguments of the call.
+        seeds: One for each row here.
+        cost: Counts what is spent.
+        alpha: Whether pictures come out with alpha.
+        regions: Tells the alpha, while the run lasts.
+        template: A network's output, which the null run imitates.
+    """
+
+    pipe: Any
+    expanded: Expanded
+    seeds: list[int]
+    cost: Cost
+    alpha: bool = False
+    regions: TappedRegions | None = None
+    template: Any = None
+
+    @property
+    def inputs(self) -> str:
+        """What the pipeline yields: "pixels", "video" or "audio"."""
+        return yields(self.pipe)
+
+    @property
+    def readable(self) -> tuple[str, ...]:
+        """What rewards may read."""
+        cut = self.alpha and self.inputs == "pixels"
+        return ("latents", self.inputs, *(("rgba",) if cut else ()))
+
+    def decode(self, latents: Tensor, inputs: str, rows: Tensor | None = None) -> Any:
+        """Latents (n, *) as a reward reads them.
+
+        Arguments:
+            latents: Clean latents.
+            inputs: What the reward reads.
+            rows: Rows of the run that they are, (n,), for pictures with alpha.
+
+        Raises:
+            TapError: If the pipeline can't yield `inputs`.
+        """
+        if inputs == "latents":
+            return latents
+        if inputs == "rgba" and inputs in self.readable and rows is not None:
+            return self.cut(self.decode(latents, "pixels"), rows)
+        if inputs != self.inputs:
+            name = type(self.pipe).__name__
+            raise TapError(f"{name} yields {self.inputs}, but a reward reads {inputs}")
+        decoder = decoder_for(self.pipe)
+        with self.cost.time("decode"), torch.no_grad():
+            if decoder is None:
+                given = self._null_arguments(len(latents))
+                # While rewards are asked, the pipeline has its own scheduler.
+                return null_run(self.pipe, self.pipe.scheduler, given, self.template, latents)
+            if getattr(self.pipe, "vae", None) is None:
+                self.count(len(latents))
+            return decoder.run(self.pipe, latents, self.expanded.arguments).float()
+
+    def cut(self, pixels: Tensor, rows: Tensor) -> Tensor:
+        """Pictures (n, 3, h, w) of rows (n,) of the run with alpha, (n, 4, h, w)."""
+        assert self.regions is not None
+        with self.cost.time("matte"):
+            return self.regions.cut(pixels, rows)
+
+    def count(self, rows: int) -> None:
+        """Rows that were decoded."""
+        self.cost.decodes += rows
+
+    def _null_arguments(self, rows: int) -> dict[str, Any]:
+        """Arguments of a call that yields so many samples."""
+        given = dict(self.expanded.arguments)
+        for name in ("callback_on_step_end", "latents"):
+            given.pop(name, None)
+        if self.expanded.key:
+            given[self.expanded.key] = rows
+            if "prompt" in given:
+                given["prompt"] = self.expanded.prompts[0]
+        else:
+            given = {k: v[:1] * rows if isinstance(v, list) else v for k, v in given.items()}
+        if "strength" in given:
+            given["strength"] = 1.0  # two steps of the null run must not become none
+        # Encoded images come out as in the run, and nothing is drawn from the global state.
+        generators = [torch.Generator().manual_seed(s) for s in self.seeds[:rows]]
+        return {**given, "output_type": "pt", "generator": generators}

@@ -30,7 +30,6 @@ class LLaDA2Tap(TokenTap):
 
     _steps: int = 0
     _post: int = 0
-    _edited: Tensor | None = field(default=None, repr=False)
     _finished: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:

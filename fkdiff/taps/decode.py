@@ -59,17 +59,19 @@ def _dit_pixels(pipe: Any, z: Tensor, call: Call) -> Tensor:
     return _unit(pipe.vae.decode(1 / pipe.vae.config.scaling_factor * z).sample)
 
 
-def _flux_pixels(pipe: Any, z: Tensor, call: Call) -> Tensor:
+def _unpacked(pipe: Any, z: Tensor, call: Call) -> Tensor:
+    """A sequence of cells as a picture of latents."""
     size = pipe.default_sample_size * pipe.vae_scale_factor
     height, width = call.get("height") or size, call.get("width") or size
-    return _pixels(pipe, pipe._unpack_latents(z, height, width, pipe.vae_scale_factor), call)
+    return pipe._unpack_latents(z, height, width, pipe.vae_scale_factor)
+
+
+def _flux_pixels(pipe: Any, z: Tensor, call: Call) -> Tensor:
+    return _pixels(pipe, _unpacked(pipe, z, call), call)
 
 
 def _qwen_pixels(pipe: Any, z: Tensor, call: Call) -> Tensor:
-    size = pipe.default_sample_size * pipe.vae_scale_factor
-    height, width = call.get("height") or size, call.get("width") or size
-    z = pipe._unpack_latents(z, height, width, pipe.vae_scale_factor)
-    return _wan_video(pipe, z, call)[:, 0]
+    return _wan_video(pipe, _unpacked(pipe, z, call), call)[:, 0]
 
 
 def _cosmos_pixels(pipe: Any, z: Tensor, call: Call) -> Tensor:
@@ -79,7 +81,7 @@ def _cosmos_pixels(pipe: Any, z: Tensor, call: Call) -> Tensor:
 
 
 def _raw_pixels(pipe: Any, x: Tensor, call: Call) -> Tensor:
-    return (x / 2 + 0.5).clamp(0, 1)
+    return _unit(x)
 
 
 def _wan_video(pipe: Any, z: Tensor, call: Call) -> Tensor:

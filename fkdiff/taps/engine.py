@@ -5,29 +5,16 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from fkdiff.terms.step import Step
+from fkdiff.terms.token_step import Cloud
 
 __all__ = ["Engine"]
 
 
-class Engine(Protocol):
+class Engine(Cloud, Protocol):
     """Whoever weighs and resamples; called once per transition."""
-
-    @property
-    def log_w(self) -> Tensor:
-        """Carried log-weights, shape (P, K), float64."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """Seed of every stream."""
-        ...
 
     def transition(self, step: Step) -> Tensor | None:
         """Reweight and resample; returns the rows to continue, None where none moved."""
-        ...
-
-    def may_resample(self, index: int, total: int) -> bool:
-        """Whether resampling could fire at this transition."""
         ...
 
     def state(self) -> dict[str, Any]:

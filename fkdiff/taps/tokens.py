@@ -24,8 +24,9 @@ from fkdiff.taps.denoiser import calling
 from fkdiff.taps.engine import Engine
 from fkdiff.taps.shadowing import variant
 from fkdiff.terms.cost import Cost
+from fkdiff.terms.draws import Draw
 from fkdiff.terms.memory import within_memory
-from fkdiff.terms.token_step import Draw, token_step
+from fkdiff.terms.token_step import token_step
 
 __all__ = ["TokenTap"]
 
@@ -220,8 +221,7 @@ class TokenTap:
             draw=draw,
             parents=self._parents,
         )
-        rows = self.engine.transition(step)
-        self._parents = rows
+        self._parents = rows = self.engine.transition(step)
         if rows is not None:
             # Generators stay with the slots; what a scheduler remembers goes with the particle.
             self._rows = [copy.copy(self._rows[row]) for row in rows.tolist()]

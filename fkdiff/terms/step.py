@@ -1,6 +1,5 @@
 """One transition of a run, as the terms see it."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +13,7 @@ from fkdiff.processes.shards import Shards
 from fkdiff.processes.streams import row_streams
 from fkdiff.processes.tokens import TokenStep
 from fkdiff.terms.cost import Cost
+from fkdiff.terms.draws import Draw, draws_around
 from fkdiff.terms.memory import within_memory
 from fkdiff.terms.reward import Reward, Where, evaluate
 from fkdiff.terms.rows import alike, joined, picked
@@ -96,7 +96,7 @@ class Step:
     kernel: Kernel | None = None
     correction: Tensor | None = None
     seed: int = 0
-    draw: Callable[[Tensor, Sequence[torch.Generator], int], Tensor] | None = None
+    draw: Draw | None = None
     shards: Shards | None = None
     _decoded: dict[str, Any] = field(default_factory=dict, repr=False)
     _scores: dict[int, tuple[Reward, Tensor]] = field(default_factory=dict, repr=False)
@@ -147,25 +147,14 @@ class Step:
         the posterior's variance if x0 had unit variance.
         """
         rows = self.unique[0]
-        draw = self._around_estimate if self.draw is None else self.draw
-        return draw(rows, self._streams(rows), draws)
+        streams = self._streams(rows)
+        if self.draw is not None:
+            return self.draw(rows, streams, draws)
+        return draws_around(self.x0[rows.to(self.x0.device)], self.path, streams, draws)
 
     def _streams(self, rows: Tensor) -> list[torch.Generator]:
         of_run = self._held.rows[rows].tolist()
         return row_streams(self.seed, self.particles, of_run, "draws", self.index)
-
-    def _around_estimate(
-        self, rows: Tensor, streams: Sequence[torch.Generator], draws: int
-    ) -> Tensor:
-        if self.path is None:
-            raise ValueError(
-                f"draws must be 1 where the scheduler tells no noise level, got {draws}"
-            )
-        x0 = self.x0[rows.to(self.x0.device)]
-        tau = self.path.sigma / math.hypot(self.path.alpha, self.path.sigma)
-        shape = (draws, *x0.shape[1:])
-        noise = torch.stack([torch.randn(shape, generator=g) for g in streams], dim=1)
-        return x0 + tau * noise.to(x0)
 
     def decode(self, inputs: str) -> Any:
         """Unique rows of the estimate as a reward reads them; decoded once a step."""

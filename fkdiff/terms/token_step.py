@@ -1,29 +1,35 @@
 """A transition of particles of tokens, the same for every loop that draws them."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fkdiff.processes.streams import row_streams
 from fkdiff.processes.tokens import TokenStep
+from fkdiff.terms.draws import Draw
 from fkdiff.terms.step import Expert, Source, Step
 
-__all__ = ["Cloud", "Draw", "token_step"]
-
-Draw: TypeAlias = Callable[[Tensor, Sequence[torch.Generator], int], Tensor]
-"""(rows (U,), U generators, draws) -> draws of the clean tokens, (draws, U, L)."""
+__all__ = ["Cloud", "token_step"]
 
 
 class Cloud(Protocol):
     """What a transition tells of whoever weighs and resamples."""
 
     @property
-    def log_w(self) -> Tensor: ...
+    def log_w(self) -> Tensor:
+        """Carried log-weights, shape (P, K), float64."""
+        ...
+
     @property
-    def seed(self) -> int: ...
-    def may_resample(self, index: int, total: int) -> bool: ...
+    def seed(self) -> int:
+        """Seed of every stream."""
+        ...
+
+    def may_resample(self, index: int, total: int) -> bool:
+        """Whether resampling could fire at this transition."""
+        ...
 
 
 def token_step(

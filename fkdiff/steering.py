@@ -31,14 +31,12 @@ from fkdiff.terms.term import Term
 
 __all__ = ["Steered", "steer"]
 
-_DEFAULT_RESAMPLE = Resample()
-
 
 def steer(
     pipe: Any,
     *terms: Term,
     particles: int = 4,
-    resample: Resample | None = _DEFAULT_RESAMPLE,
+    resample: Resample | None = Resample(),
     stochastic: bool | None = None,
     micro_batch: int | None = None,
     monitor: Sequence[Reward | Callable[..., object]] = (),

@@ -24,7 +24,6 @@ from fkdiff.tokens.vocabulary import Vocabulary
 
 __all__ = ["MaskedDiffusionPipeline", "MaskedDiffusionPipelineOutput", "shaped"]
 
-_DEFAULT_RESAMPLE = Resample()
 _NO_JOINT_LAW = (
     "heuristic: the conditionals of this masked language model need not share a joint law"
 )
@@ -143,7 +142,7 @@ class MaskedDiffusionPipeline(DiffusionPipeline, ConfigMixin):
         *,
         terms: Sequence[Term] | None = None,
         particles: int = 4,
-        resample: Resample | None = _DEFAULT_RESAMPLE,
+        resample: Resample | None = Resample(),
         micro_batch: int | None = 64,
         monitor: Sequence[Reward | Callable[..., object]] = (),
         select: str | None = None,

@@ -32,7 +32,17 @@ def opened(
     seed: int | None,
     shards: Shards | None = None,
 ) -> Run:
-    """A run with its arguments checked and defaults filled in; they are those of `sample`.
+    """A run with its arguments checked and defaults filled in.
+
+    Arguments:
+        prompts: The P prompts.
+        particles: K, at least 1.
+        terms: The terms.
+        resample: When and how to resample, None never.
+        monitor: Rewards, or callables, that are only reported.
+        select: "best", "sample" or "all"; None is "best" with Tilts, else "sample".
+        seed: Seed of every stream, None for a fresh one.
+        shards: Which particles are here; None where all are.
 
     Raises:
         ValueError: If `particles` or `select` is out of range.
@@ -98,6 +108,11 @@ def closed(run: Run, target: str, settings: Mapping[str, Any]) -> Result:
 def check_denoisers(names: Collection[str], guidance: float, micro_batch: int | None) -> None:
     """Refuse too few denoisers, or a micro-batch that isn't positive.
 
+    Arguments:
+        names: Of the denoisers.
+        guidance: g, needs "uncond" where it isn't 1.
+        micro_batch: Rows per call, None for all at once.
+
     Raises:
         ValueError: If so.
     """
@@ -114,6 +129,11 @@ def check_denoisers(names: Collection[str], guidance: float, micro_batch: int | 
 
 def denoiser_of(denoisers: Mapping[str, Denoiser], source: Source, branch: str) -> Denoiser:
     """The denoiser that a term asks for: a function of its own, "source/branch" or "source".
+
+    Arguments:
+        denoisers: Those given, by name.
+        source: What the term names, or a function.
+        branch: "cond" or "uncond".
 
     Raises:
         ValueError: If there is none of that name.

@@ -23,6 +23,7 @@ CORE = {
     "result",
     "run",
     "loops",
+    "refusals",
     "steering",
     "sampling",
 }
@@ -35,7 +36,8 @@ MAY = {
     "taps": {"files", "processes", "terms"},
     "result": {"terms"},
     "run": {"smc", "processes", "terms", "result"},
-    "steering": {"smc", "processes", "terms", "taps", "result", "run"},
+    "refusals": {"terms", "taps"},
+    "steering": {"smc", "processes", "terms", "taps", "result", "run", "refusals"},
     "loops": {"smc", "processes", "terms", "result", "run"},
     "sampling": {"smc", "processes", "terms", "result", "run", "loops"},
     "sequences": CORE | {"zoo"},

@@ -25,20 +25,12 @@ def stream(seed: int, *key: int | str) -> torch.Generator:
 
 
 def slot_generators(seed: int, prompts: int, particles: int) -> list[torch.Generator]:
-    """One generator for each of the P * K slots, prompt-major; resampling never moves them.
-
-    >>> len(slot_generators(0, prompts=2, particles=3))
-    6
-    """
+    """One generator for each of the P * K slots, prompt-major; resampling never moves them."""
     return [stream(seed, p, k) for p in range(prompts) for k in range(particles)]
 
 
 def prompt_generators(seed: int, prompts: int, purpose: str) -> list[torch.Generator]:
-    """One generator for each prompt, for draws such as resampling, apart from the noise.
-
-    >>> len(prompt_generators(0, prompts=2, purpose="resampling"))
-    2
-    """
+    """One generator for each prompt, for draws such as resampling, apart from the noise."""
     return [stream(seed, p, purpose) for p in range(prompts)]
 
 

@@ -91,17 +91,23 @@ def tutorial(path: Path) -> tuple[str, dict[str, bytes]]:
 
 
 def imports() -> dict[str, set[str]]:
-    """Packages of fkdiff, and which others each imports."""
+    """Packages and modules of fkdiff, and which others each imports."""
     package = ROOT / "fkdiff"
-    names = {p.name for p in package.iterdir() if (p / "__init__.py").is_file()}
-    found: dict[str, set[str]] = {name: set() for name in names}
-    for name in names:
-        for file in (package / name).rglob("*.py"):
+    paths = {p.stem: p for p in package.iterdir() if not p.name.startswith("_")}
+    paths = {name: p for name, p in paths.items() if p.suffix == ".py" or p.is_dir()}
+    exported = ast.walk(ast.parse((package / "__init__.py").read_text()))
+    homes = {a.name: n.module for n in exported if isinstance(n, ast.ImportFrom) for a in n.names}
+    found: dict[str, set[str]] = {name: set() for name in paths}
+    for name, path in paths.items():
+        for file in path.rglob("*.py") if path.is_dir() else [path]:
             for node in ast.walk(ast.parse(file.read_text())):
-                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fkdiff."):
-                    other = (node.module or "").split(".")[1]
-                    if other in names - {name}:
-                        found[name].add(other)
+                if isinstance(node, ast.ImportFrom):
+                    modules = [node.module or ""]
+                    if node.module == "fkdiff":
+                        modules = [homes.get(a.name) or f"fkdiff.{a.name}" for a in node.names]
+                    found[name] |= {m.split(".")[1] for m in modules if m.startswith("fkdiff.")}
+        found[name] &= set(paths) - {name}
+    found["result"].discard("report")  # a result saves itself: the one arrow upwards
     return found
 
 
@@ -115,23 +121,24 @@ def levels(found: dict[str, set[str]]) -> dict[str, int]:
 
 
 STYLE = """path { fill: none; stroke: #8a97a8; stroke-width: 1.3 }
-rect { fill: #e8eef5; stroke: #2f5d8c }
+rect { fill: #e8eef5; fill-opacity: .8; stroke: #2f5d8c }
 text { font: 15px system-ui, sans-serif; text-anchor: middle; fill: #1d2127 }
 marker path { fill: #8a97a8 }"""
 TIP = (
     '<marker id="tip" markerWidth="8" markerHeight="8" refX="5" refY="3" orient="auto">'
     '<path d="M0,0L6,3L0,6z"/></marker>'
 )
-WIDE, STEP, BOX = 900, 92, (112, 34)  # of the picture, its rows and its boxes
+WIDE, STEP, BOX = 900, 80, (112, 34)  # of the picture, its rows and its boxes
+SHIFTS = (0, -70, 90, -40, 60)  # of rows, so that few arrows pass behind a box
 
 
 def arrows(found: dict[str, set[str]]) -> str:
-    """The packages as boxes, the importing above; arrows that follow from others left out."""
+    """What imports as boxes above what is imported; arrows that follow from others left out."""
     height = levels(found)
     rows = [sorted(n for n in found if height[n] == h) for h in range(max(height.values()) + 1)]
     tall = STEP * len(rows)
     place = {
-        name: ((i + 0.5) * WIDE / len(row), tall - STEP * (h + 0.5))
+        name: ((i + 0.5) * WIDE / len(row) + SHIFTS[h % 5], tall - STEP * (h + 0.5))
         for h, row in enumerate(rows)
         for i, name in enumerate(row)
     }

@@ -1,6 +1,5 @@
 """One steered run: reweight, resample and keep the books, once per transition."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,9 +11,8 @@ from fkdiff.processes.shards import Shards
 from fkdiff.processes.streams import prompt_generators
 from fkdiff.result import Result, Trace
 from fkdiff.smc import Cloud, Resample
-from fkdiff.terms.consistency import tilts
 from fkdiff.terms.cost import Cost
-from fkdiff.terms.reward import Reward, as_reward
+from fkdiff.terms.reward import Reward
 from fkdiff.terms.step import Step
 from fkdiff.terms.term import State, Term
 
@@ -85,40 +83,6 @@ class Run:
         self.cloud = Cloud(*shape, self.resample, self._streams)
         self._states = [term.start(len(self.prompts) * self.particles) for term in self.terms]
         self._twists = [torch.zeros(shape, dtype=torch.float64) for _ in self.terms]
-
-    @classmethod
-    def opened(
-        cls,
-        prompts: Sequence[str],
-        particles: int,
-        terms: Sequence[Term],
-        resample: Resample | None,
-        monitor: Sequence[Reward | Callable[..., object]],
-        select: str | None,
-        seed: int | None,
-        shards: Shards | None = None,
-    ) -> "Run":
-        """A run of a loop of our own, with its arguments checked and defaults filled in.
-
-        Raises:
-            ValueError: If `particles` or `select` is out of range.
-        """
-        if particles < 1:
-            raise ValueError(f"particles must be at least 1, got {particles}")
-        if select is not None and select not in SELECTS:
-            raise ValueError(f"select must be one of {', '.join(SELECTS)}, got {select!r}")
-        return cls(
-            prompts=list(prompts),
-            particles=particles,
-            terms=terms,
-            resample=resample,
-            monitor=tuple(as_reward(reward) for reward in monitor),
-            select=select or ("best" if tilts(terms) else "sample"),
-            wanted=particles if select == "all" else 1,
-            seed=int.from_bytes(os.urandom(4), "little") if seed is None else seed,
-            cost=Cost(),
-            shards=shards,  # pyright: ignore[reportArgumentType]
-        )
 
     @property
     def log_w(self) -> Tensor:

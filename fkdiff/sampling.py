@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from fkdiff.loops import check_denoisers, closed, denoiser_of, facts, opened, pool_of
 from fkdiff.processes import (
     Gaussian,
     Grid,
@@ -25,7 +26,7 @@ from fkdiff.terms.consistency import check_pool, corrector_of, stated_target
 from fkdiff.terms.correctors import pool_estimate, warn_few_steps
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.memory import within_memory
-from fkdiff.terms.pool import Source, compose, exponent_sum, label
+from fkdiff.terms.pool import Source, exponent_sum
 from fkdiff.terms.reward import Reward
 from fkdiff.terms.step import Expert, Step
 from fkdiff.terms.term import Term
@@ -33,8 +34,6 @@ from fkdiff.terms.term import Term
 __all__ = ["Denoiser", "energy_score", "sample"]
 
 Denoiser = Callable[[Tensor, float, float], Tensor]
-
-_DEFAULT_RESAMPLE = Resample()
 
 
 def sample(
@@ -45,7 +44,7 @@ def sample(
     prompts: int | Sequence[str] = 1,
     guidance: float = 1.0,
     particles: int = 4,
-    resample: Resample | None = _DEFAULT_RESAMPLE,
+    resample: Resample | None = Resample(),
     stochastic: bool | None = None,
     micro_batch: int | None = None,
     monitor: Sequence[Reward | Callable[..., object]] = (),
@@ -98,11 +97,11 @@ def sample(
     """
     named = {"cond": denoisers} if callable(denoisers) else dict(denoisers)
     texts = [""] * prompts if isinstance(prompts, int) else list(prompts)
-    _check(named, guidance, micro_batch)
+    check_denoisers(named, guidance, micro_batch)
     check_pool(terms, stochastic)
     seed = agreed_seed(group, seed, repr([texts, particles, len(path), guidance]))
     shards = Shards(len(texts), particles, group, micro_batch)
-    run = Run.opened(texts, particles, terms, resample, monitor, select, seed, shards)
+    run = opened(texts, particles, terms, resample, monitor, select, seed, shards)
     if stochastic is False and run.resamples:
         raise ValueError(
             "stochastic must not be False where resampling can fire: copies would stay identical; "
@@ -127,17 +126,10 @@ def sample(
         "denoisers": list(named),
         "guidance": guidance,
         "steps": len(path),
-        "particles": particles,
-        "terms": [repr(term) for term in terms],
-        "resample": repr(resample),
         "stochastic": stochastic,
         "micro_batch": micro_batch,
-        "monitor": [reward.name for reward in run.monitor],
-        "select": run.select,
     }
-    result = run.result(stated_target(terms), settings)
-    assert result is not None
-    return result
+    return closed(run, stated_target(terms), settings)
 
 
 def energy_score(log_density: Callable[[Tensor, float, float], Tensor]) -> Denoiser:
@@ -196,33 +188,22 @@ class _Loop:
         x = self.path.levels[0][1] * noise.draw().to(device)
         x = x if corrector is None else x * exponent_sum(self.terms) ** -0.5
         rows, shards = None, self.run.shards
-        texts = [p for p in self.run.prompts for _ in shards.slots]
         for index, path in enumerate(self.path.transitions()):
             self._at = (x, path)
             pool = self._pool(index)
-            shape = (len(self.run.prompts), self.run.particles)
-            kernel, correction = self._move(x, path, pool, index == 0)
+            kernel, d = self._move(x, path, pool, index == 0)
             drawn = noise.draw().to(device) if kernel.std else 0.0
             step = Step(
-                index=index,
-                total=len(self.path),
+                **facts(self.run, index, len(self.path)),
                 x=x,
                 x_next=kernel.mean + kernel.std * drawn,
                 path=path,
-                prompts=shape[0],
-                particles=shape[1],
-                context={"prompts": texts},
-                log_w=self.run.log_w,
-                may_resample=self.run.may_resample(index, len(self.path)),
-                parents=torch.arange(shape[0] * shape[1]) if rows is None else rows,
+                parents=torch.arange(self.run.log_w.numel()) if rows is None else rows,
                 source=self,
                 estimate=lambda x=x, path=path, pool=pool: self._estimate(x, path, pool),
                 pool=lambda pool=pool: tuple(pool),
                 kernel=kernel,
-                correction=None
-                if correction is None
-                else shards.gather(correction).reshape(shape),
-                seed=self.run.seed,
+                correction=None if d is None else shards.gather(d).reshape(self.run.log_w.shape),
                 shards=shards,
             )
             rows = self.run.transition(step)
@@ -230,17 +211,13 @@ class _Loop:
             x = step.x_next if rows is None or step.final else shards.take(step.x_next, rows)
 
     def _pool(self, index: int) -> list[Expert]:
-        base = next(iter(self.denoisers))
-        name = "cond" if "cond" in self.denoisers else base
-        pool = [Expert("cond", self.guidance, self._evaluate(name, "cond"))]
-        if self.guidance != 1:
-            pool.insert(0, Expert("uncond", 1 - self.guidance, self._evaluate("uncond", "uncond")))
-        return compose(self.terms, pool, self._evaluate, index / len(self.path))
+        progress = index / len(self.path)
+        return pool_of(self.denoisers, self.terms, self.guidance, self._evaluate, progress)
 
     def _evaluate(self, source: Source, branch: str) -> Tensor:
         assert self._at is not None
         x, path = self._at
-        denoiser = self._denoiser(source, branch)
+        denoiser = denoiser_of(self.denoisers, source, branch)
 
         def few(size: int) -> Tensor:
             parts = self.run.shards.batches(size)
@@ -251,17 +228,6 @@ class _Loop:
             outputs = within_memory(self, len(x), few)
         self.cost.denoiser_evaluations += len(x)
         return outputs
-
-    def _denoiser(self, source: Source, branch: str) -> Denoiser:
-        if callable(source):
-            return source  # pyright: ignore[reportReturnType]
-        for name in (f"{source}/{branch}", source):
-            if name in self.denoisers:
-                return self.denoisers[name]
-        raise ValueError(
-            f"denoisers must hold {source!r} or '{label(source)}/{branch}', "
-            f"got {', '.join(self.denoisers)}"
-        )
 
     def _noises(self, x: Tensor, path: Gaussian, pool: list[Expert]) -> list[tuple[float, Tensor]]:
         return [
@@ -304,19 +270,3 @@ class _Loop:
         if path.alpha == 0:
             return self._without_signal(x, path, pool) / sum(e.b for e in pool)
         return pool_estimate(x, path, self._noises(x, path, pool))
-
-
-def _check(
-    named: Mapping[str, Denoiser],
-    guidance: float,
-    micro_batch: int | None,
-) -> None:
-    if not named:
-        raise ValueError("denoisers must hold at least one function, got none")
-    if guidance != 1 and "uncond" not in named:
-        raise ValueError(
-            f"denoisers must hold 'uncond' for guidance {guidance:g}, got {', '.join(named)}; "
-            f"add it, or set guidance=1"
-        )
-    if micro_batch is not None and micro_batch < 1:
-        raise ValueError(f"micro_batch must be at least 1, got {micro_batch}")

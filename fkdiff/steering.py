@@ -13,6 +13,7 @@ from torch.distributed import ProcessGroup
 
 from fkdiff.processes.shards import Shards, agreed_seed
 from fkdiff.processes.streams import slot_generators
+from fkdiff.refusals import check_drawn, check_names, check_read, check_shared
 from fkdiff.result import Result
 from fkdiff.run import SELECTS, Run, Watch
 from fkdiff.smc import Resample
@@ -26,20 +27,17 @@ from fkdiff.taps.token_families import draws_tokens, token_tap
 from fkdiff.taps.tokens import TokenTap
 from fkdiff.terms.consistency import check_pool, stated_target, tilts
 from fkdiff.terms.cost import Cost
-from fkdiff.terms.fk_steering import Tilt
 from fkdiff.terms.reward import Reward, as_reward
 from fkdiff.terms.term import Term
 
 __all__ = ["Steered", "steer"]
-
-_DEFAULT_RESAMPLE = Resample()
 
 
 def steer(
     pipe: Any,
     *terms: Term,
     particles: int = 4,
-    resample: Resample | None = _DEFAULT_RESAMPLE,
+    resample: Resample | None = Resample(),
     stochastic: bool | None = None,
     micro_batch: int | None = None,
     monitor: Sequence[Reward | Callable[..., object]] = (),
@@ -163,10 +161,10 @@ class Steered:
                 "out one of the two"
             )
         check_pool(self.terms, self.stochastic)
-        self._check_names()
+        check_names(self._rewards)
         check_family(self.pipe)
         if draws_tokens(self.pipe):
-            self._check_tokens()
+            check_drawn(self.pipe, self.terms, self.stochastic, self.keep, self.group)
 
     @property
     def target(self) -> str:
@@ -206,12 +204,12 @@ class Steered:
         shape = len(expanded.prompts), self.particles
         shards = Shards(*shape, self.group, self.micro_batch)
         if self.group is not None:
-            self._check_shared(expanded)
+            check_shared(self.pipe, expanded)
             expanded = expand(self.pipe, args, kwargs, self.particles, shards.slots)
             settings["processes"] = shards.world
         run = self._run(expanded, seed, shards)
         tap = self._tap(expanded, run, self._streams(expanded, seed, seeds))
-        self._check_inputs(tap)
+        check_read(self.pipe, tap, self._rewards)
         if isinstance(tap, PipelineTap) and self.keep is not None:
             call = dict(expanded.arguments)
             known = {**settings, "prompts": expanded.prompts, "seed": seed, "call": call}
@@ -288,63 +286,6 @@ class Steered:
     def _rewards(self) -> list[Reward]:
         steering = [t.reward for t in self.terms if hasattr(t, "reward")]  # pyright: ignore
         return [*steering, *self.monitor]
-
-    def _check_names(self) -> None:
-        """Rewards are told apart by name in the record."""
-        named: dict[str, Reward] = {}
-        for reward in self._rewards:
-            if named.setdefault(reward.name, reward) is not reward:
-                raise ValueError(
-                    f"rewards must have different names, got {reward.name!r} twice; "
-                    f"name one: as_reward(fn, name=...)"
-                )
-
-    def _check_tokens(self) -> None:
-        """Token pipelines mix no predictions, and their steps are stochastic or not as called."""
-        if self.keep is not None:
-            raise TapError(f"keep must be None for {type(self.pipe).__name__}, which draws tokens")
-        if self.group is not None:
-            raise TapError(
-                f"group must be None for {type(self.pipe).__name__}, which keeps what it has "
-                f"written in the pipeline; give each process prompts of its own"
-            )
-        for term in self.terms:
-            if not isinstance(term, Tilt):
-                raise TapError(
-                    f"terms must be Tilts for {type(self.pipe).__name__}, got {term!r}; "
-                    f"MaskedDiffusionPipeline takes pools and correctors"
-                )
-        if self.stochastic is True:
-            raise TapError(
-                f"stochastic must be None or False for {type(self.pipe).__name__}: its call's "
-                f"temperature says whether tokens are drawn"
-            )
-
-    def _check_shared(self, expanded: Expanded) -> None:
-        """Refuse what one particle's stream draws for all of them, wherever they are."""
-        images = [k for k in expanded.arguments if k in ("image", "mask_image")]
-        if images and hasattr(self.pipe, "_encode_vae_image"):
-            raise TapError(
-                f"group must be None for a call with {images[0]}: {type(self.pipe).__name__} "
-                f"draws one encoding of it for all particles from the first one's generator; "
-                f"give each process prompts of its own"
-            )
-
-    def _check_inputs(self, tap: PipelineTap | TokenTap) -> None:
-        """Refuse before the run what would fail at its first reward."""
-        for reward in self._rewards:
-            if reward.inputs not in tap.readable:
-                if reward.inputs == "rgba" and tap.inputs == "pixels":
-                    raise TapError(
-                        f"the reward {reward.name!r} reads pictures with alpha; add the term "
-                        f"Cutout() of fkdiff.rgba, which draws them"
-                    )
-                by_frame = (reward.inputs, tap.inputs) == ("pixels", "video")
-                remedy = "take PerFrame(reward)" if by_frame else f"wrap it for {tap.inputs}"
-                raise TapError(
-                    f"{type(self.pipe).__name__} yields {tap.inputs}, but the reward "
-                    f"{reward.name!r} reads {reward.inputs}; {remedy}"
-                )
 
     def _settings(self, expanded: Expanded) -> dict[str, Any]:
         call = {k: v for k, v in expanded.arguments.items() if _plain(v)}

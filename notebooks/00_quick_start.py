@@ -64,7 +64,7 @@ show(plain.images)
 # ## Six particles that know the wish
 #
 # On the way, each particle's estimate of its final picture is shown to the reward. Promising ones are copied, poor ones
-# dropped. `window` says when: after the first third, once estimates show where things are.
+# dropped. `window` says when: after 40% of the run, once estimates show where things are.
 
 # %%
 steered = steer(

@@ -113,7 +113,7 @@ toy.set_progress_bar_config(disable=True)
 
 # %% [markdown]
 # The law of the *discretised* chain: 4,000 plain samples give its mean and variance. Then 200 independent clouds of 64
-# particles; their weighted means must agree with the tilted mean, and the average of $\\hat Z$ with $Z$.
+# particles; their weighted means must agree with the tilted mean, and the average of $\hat Z$ with $Z$.
 
 # %%
 few = dict(num_inference_steps=20)

@@ -3,14 +3,13 @@
 Exactly known, they show what steering does to sound before a model judges anything.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fkdiff.rewards.written import written
-from fkdiff.terms.reward_algebra import Composable, check_calibration
+from fkdiff.rewards.written import Plain
 
 __all__ = ["Loudness", "SpectralCentroid", "SpectralFlatness"]
 
@@ -18,21 +17,7 @@ _FLOOR = 1e-12  # of a mean power: silence is -120 dB
 
 
 @dataclass(frozen=True, repr=False)
-class _Waveform(Composable):
-    mean: float = 0.0
-    sd: float = 1.0
-    inputs: str = field(default="audio", init=False, repr=False)
-    differentiable: bool = field(default=True, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        check_calibration(self.mean, self.sd)
-
-    def __repr__(self) -> str:
-        return written(self)
-
-
-@dataclass(frozen=True, repr=False)
-class Loudness(_Waveform):
+class Loudness(Plain):
     r"""Mean power of a waveform in decibels of full scale: 0 for a square wave of 1, -120 silent.
 
     $$ r(x) = 10 \log_{10} (\mathrm{mean}(x^2) + 10^{-12}) $$
@@ -52,7 +37,12 @@ class Loudness(_Waveform):
         tensor([   0., -120.])
     """
 
-    name: str = field(default="loudness", init=False, repr=False)
+    mean: float = 0.0
+    sd: float = 1.0
+
+    name = "loudness"
+    inputs = "audio"
+    differentiable = True
 
     def __call__(self, samples: Tensor, **context: Any) -> Tensor:
         """Decibels of waveforms (n, channels, time) in [-1, 1], shape (n,)."""
@@ -60,7 +50,7 @@ class Loudness(_Waveform):
 
 
 @dataclass(frozen=True, repr=False)
-class SpectralCentroid(_Waveform):
+class SpectralCentroid(Plain):
     r"""Brightness of a sound: its power's mean frequency, from 0 to 1 at half the sampling rate.
 
     $$ r(x) = \frac{\sum_k (k / K) P_k}{\sum_k P_k}, \qquad P_k = \mathrm{mean}_w |X_{wk}|^2 $$
@@ -82,7 +72,12 @@ class SpectralCentroid(_Waveform):
         True
     """
 
-    name: str = field(default="spectral-centroid", init=False, repr=False)
+    mean: float = 0.0
+    sd: float = 1.0
+
+    name = "spectral-centroid"
+    inputs = "audio"
+    differentiable = True
 
     def __call__(self, samples: Tensor, **context: Any) -> Tensor:
         """Mean frequency of waveforms (n, channels, time), shape (n,)."""
@@ -92,7 +87,7 @@ class SpectralCentroid(_Waveform):
 
 
 @dataclass(frozen=True, repr=False)
-class SpectralFlatness(_Waveform):
+class SpectralFlatness(Plain):
     r"""How noise-like a sound is: 0 for a pure tone, near 1 for white noise.
 
     $$ r(x) = \frac{\exp(\mathrm{mean}_k \log Q_k)}{\mathrm{mean}_k Q_k} $$
@@ -114,7 +109,12 @@ class SpectralFlatness(_Waveform):
         True
     """
 
-    name: str = field(default="spectral-flatness", init=False, repr=False)
+    mean: float = 0.0
+    sd: float = 1.0
+
+    name = "spectral-flatness"
+    inputs = "audio"
+    differentiable = True
 
     def __call__(self, samples: Tensor, **context: Any) -> Tensor:
         """Flatness of waveforms (n, channels, time), shape (n,)."""

@@ -4,21 +4,20 @@ Cheap and exactly known, they show what steering does before a model judges anyt
 """
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fkdiff.rewards.written import written
-from fkdiff.terms.reward_algebra import Composable, check_calibration
+from fkdiff.rewards.written import Plain
 from fkdiff.terms.reward_function import pil_images
 
 __all__ = ["Brightness", "Colourfulness", "JPEGSize"]
 
 
-@dataclass(frozen=True)
-class Brightness(Composable):
+@dataclass(frozen=True, repr=False)
+class Brightness(Plain):
     r"""Mean luma of an image: 0 for black, 1 for white.
 
     $$ r(x) = \mathrm{mean}_{pixels}(0.299\, R + 0.587\, G + 0.114\, B) $$
@@ -38,24 +37,19 @@ class Brightness(Composable):
 
     mean: float = 0.0
     sd: float = 1.0
-    name: str = field(default="brightness", init=False, repr=False)
-    inputs: str = field(default="pixels", init=False, repr=False)
-    differentiable: bool = field(default=True, init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        check_calibration(self.mean, self.sd)
+    name = "brightness"
+    inputs = "pixels"
+    differentiable = True
 
     def __call__(self, samples: Tensor, **context: Any) -> Tensor:
         """Mean luma of images (n, 3, h, w) in [0, 1], shape (n,)."""
         luma = samples.new_tensor([0.299, 0.587, 0.114])
         return samples.mean(dim=(2, 3)) @ luma
 
-    def __repr__(self) -> str:
-        return written(self)
 
-
-@dataclass(frozen=True)
-class Colourfulness(Composable):
+@dataclass(frozen=True, repr=False)
+class Colourfulness(Plain):
     r"""How colourful an image looks: 0 for grey, 15 slightly, 59 quite, 109 extremely.
 
     On channels in [0, 255], with opponents $a = R - G$ and $b = (R + G) / 2 - B$,
@@ -77,12 +71,10 @@ class Colourfulness(Composable):
 
     mean: float = 0.0
     sd: float = 1.0
-    name: str = field(default="colourfulness", init=False, repr=False)
-    inputs: str = field(default="pixels", init=False, repr=False)
-    differentiable: bool = field(default=True, init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        check_calibration(self.mean, self.sd)
+    name = "colourfulness"
+    inputs = "pixels"
+    differentiable = True
 
     def __call__(self, samples: Tensor, **context: Any) -> Tensor:
         """Colourfulness of images (n, 3, h, w) in [0, 1], shape (n,)."""
@@ -94,12 +86,9 @@ class Colourfulness(Composable):
         spread = spread / opponents.shape[2] ** 0.5
         return spread + 0.3 * torch.linalg.vector_norm(centre, dim=(1, 2))
 
-    def __repr__(self) -> str:
-        return written(self)
 
-
-@dataclass(frozen=True)
-class JPEGSize(Composable):
+@dataclass(frozen=True, repr=False)
+class JPEGSize(Plain):
     """Size of an image as JPEG, in kilobytes of 1,000 bytes; `-JPEGSize()` is compressibility.
 
     Grows with detail and noise. Not differentiable: the image is encoded by Pillow.
@@ -123,12 +112,13 @@ class JPEGSize(Composable):
     quality: int = 75
     mean: float = 0.0
     sd: float = 1.0
-    name: str = field(default="jpeg-size", init=False, repr=False)
-    inputs: str = field(default="pixels", init=False, repr=False)
-    differentiable: bool = field(default=False, init=False, repr=False)
+
+    name = "jpeg-size"
+    inputs = "pixels"
+    differentiable = False
 
     def __post_init__(self) -> None:
-        check_calibration(self.mean, self.sd)
+        super().__post_init__()
         if not 1 <= self.quality <= 95:
             raise ValueError(f"quality must be from 1 to 95, got {self.quality}; 75 is usual")
 
@@ -140,6 +130,3 @@ class JPEGSize(Composable):
         with io.BytesIO() as file:
             image.save(file, format="JPEG", quality=self.quality)
             return file.tell() / 1000
-
-    def __repr__(self) -> str:
-        return written(self)

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fkdiff.rewards.written import written
-from fkdiff.terms.reward_algebra import Composable, check_calibration
+from fkdiff.rewards.written import Plain
 from fkdiff.terms.reward_function import RewardError
 
 __all__ = ["ProteinProperty"]
@@ -24,7 +23,7 @@ _PROPERTIES: Mapping[str, Callable[[Any], float]] = MappingProxyType(
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ProteinProperty(Composable):
+class ProteinProperty(Plain):
     r"""A property of a protein sequence: a number for each text of amino acids.
 
     ==================  ==================================================
@@ -63,7 +62,7 @@ class ProteinProperty(Composable):
     argument = "QUANTITY"
 
     def __post_init__(self) -> None:
-        check_calibration(self.mean, self.sd)
+        super().__post_init__()
         if self.quantity not in _PROPERTIES:
             known = ", ".join(_PROPERTIES)
             raise RewardError(f"quantity must be one of {known}, got {self.quantity!r}")
@@ -88,6 +87,3 @@ class ProteinProperty(Composable):
             measured = _PROPERTIES[self.quantity]
             values.append(measured(ProteinAnalysis(letters)) if letters else -torch.inf)
         return torch.tensor(values, dtype=torch.float64)
-
-    def __repr__(self) -> str:
-        return written(self)

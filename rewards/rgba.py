@@ -1,23 +1,22 @@
 """Rewards of pictures with alpha: coverage, crisp edges, nothing cropped, a reward pasted over."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fkdiff.rewards.wrapping import OfPixels
-from fkdiff.rewards.written import written
+from fkdiff.rewards.written import Plain
 from fkdiff.rgba.pasting import over
 from fkdiff.rgba.tokens import without_background
-from fkdiff.terms.reward_algebra import Composable, check_calibration
 
 __all__ = ["Coverage", "EdgeSharpness", "OverBackgrounds", "Uncropped"]
 
 
-@dataclass(frozen=True)
-class Coverage(Composable):
+@dataclass(frozen=True, repr=False)
+class Coverage(Plain):
     r"""How much of a picture its subject covers: 0 nothing, 1 all.
 
     $$ r(x) = \mathrm{mean}_{pixels}\, \alpha $$
@@ -33,23 +32,18 @@ class Coverage(Composable):
 
     mean: float = 0.0
     sd: float = 1.0
-    name: str = field(default="alpha-coverage", init=False, repr=False)
-    inputs: str = field(default="rgba", init=False, repr=False)
-    differentiable: bool = field(default=True, init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        check_calibration(self.mean, self.sd)
+    name = "alpha-coverage"
+    inputs = "rgba"
+    differentiable = True
 
     def __call__(self, samples: Tensor, **context: Any) -> Tensor:
         """Mean alpha of pictures (n, 4, h, w) in [0, 1], shape (n,)."""
         return samples[:, 3].mean(dim=(1, 2))
 
-    def __repr__(self) -> str:
-        return written(self)
 
-
-@dataclass(frozen=True)
-class EdgeSharpness(Composable):
+@dataclass(frozen=True, repr=False)
+class EdgeSharpness(Plain):
     r"""How steep alpha is at its edges: 1 for a step within a pixel, 1/n for a ramp of n pixels.
 
     $$ r(x) = \sum |\nabla \alpha|^2 \Big/ \sum |\nabla \alpha| $$
@@ -66,12 +60,10 @@ class EdgeSharpness(Composable):
 
     mean: float = 0.0
     sd: float = 1.0
-    name: str = field(default="edge-sharpness", init=False, repr=False)
-    inputs: str = field(default="rgba", init=False, repr=False)
-    differentiable: bool = field(default=True, init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        check_calibration(self.mean, self.sd)
+    name = "edge-sharpness"
+    inputs = "rgba"
+    differentiable = True
 
     def __call__(self, samples: Tensor, **context: Any) -> Tensor:
         """Sharpness of pictures (n, 4, h, w) in [0, 1], shape (n,); 0 where there is no edge."""
@@ -80,12 +72,9 @@ class EdgeSharpness(Composable):
         steep = torch.cat(slopes, dim=1)
         return steep.square().sum(1) / steep.sum(1).clamp(min=1e-6)
 
-    def __repr__(self) -> str:
-        return written(self)
 
-
-@dataclass(frozen=True)
-class Uncropped(Composable):
+@dataclass(frozen=True, repr=False)
+class Uncropped(Plain):
     r"""Whether the subject keeps away from the frame: 1 whole, 0 cut off.
 
     $$ r(x) = 1 - \max_{frame} \alpha $$
@@ -105,12 +94,13 @@ class Uncropped(Composable):
     border: int = 1
     mean: float = 0.0
     sd: float = 1.0
-    name: str = field(default="uncropped", init=False, repr=False)
-    inputs: str = field(default="rgba", init=False, repr=False)
-    differentiable: bool = field(default=True, init=False, repr=False)
+
+    name = "uncropped"
+    inputs = "rgba"
+    differentiable = True
 
     def __post_init__(self) -> None:
-        check_calibration(self.mean, self.sd)
+        super().__post_init__()
         if self.border < 1:
             raise ValueError(f"border must be at least 1 pixel, got {self.border}")
 
@@ -119,9 +109,6 @@ class Uncropped(Composable):
         share, b = samples[:, 3], self.border
         sides = (share[:, :b], share[:, -b:], share[:, :, :b], share[:, :, -b:])
         return 1 - torch.stack([side.amax(dim=(1, 2)) for side in sides]).amax(dim=0)
-
-    def __repr__(self) -> str:
-        return written(self)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

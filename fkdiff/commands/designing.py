@@ -1,10 +1,10 @@
 """A `fkdiff sequence generate` run, from its checked request to its files."""
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fkdiff.commands.design_files import check_numbers, check_out, write_designs
 from fkdiff.commands.stops import Stop, refused
 
 if TYPE_CHECKING:
@@ -66,16 +66,8 @@ def run(asked: Request) -> None:
 
 def _prepared(asked: Request) -> _Job:
     """Load model, guides and rewards; refuse what they can't do."""
-    for name in ("n", "particles", "steps", "draws"):
-        if getattr(asked, name) < 1:
-            raise refused(f"--{name} must be at least 1, got {getattr(asked, name)}")
-    for name in ("guidance", "scale"):
-        if not math.isfinite(getattr(asked, name)):
-            raise refused(f"--{name} must be a finite number, got {getattr(asked, name)}")
-    if not asked.out.absolute().parent.is_dir():
-        raise refused(f"--out {asked.out}: its folder doesn't exist; create it first")
-    if asked.out.is_dir():
-        raise refused(f"--out {asked.out} is a folder; name a file, such as designs.fasta")
+    check_numbers(asked, finite=("guidance", "scale"))
+    check_out(asked.out)
     folder = _folder(asked.model)
     pipe = _pipeline(folder)
     rewards = _rewards(asked, folder)
@@ -264,39 +256,15 @@ def _fits(job: _Job, reward: Any) -> bool:
 
 
 def _write(job: _Job, result: "Result", compared: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from fkdiff.report.folder import write_file, write_json
-
-    out = job.request.out
     sets = {"designs": _designs(job, _texts(job, result))}
     for name in ("plain", "guided alone"):
         if name in compared:
             sets[name] = _designs(job, compared[name])
-    summaries = {name: designs.summary() for name, designs in sets.items()}
-    about = {
-        "settings": {k: v for k, v in vars(replace(job.request, out=Path(out.name))).items()},
-        "target": result.target,
-        "summary": summaries,
-        "effective sample size": float(result.ess.mean()),
-        "nats": {k: v for k, v in compared.items() if k.startswith("nats")},
-        "cost": vars(result.cost),
-    }
-    write_file(out, sets["designs"].fasta().encode())
-    write_file(out.with_suffix(".csv"), sets["designs"].csv().encode())
-    write_json(out.with_suffix(".json"), about)
-    if sets["designs"].properties:
-        write_file(out.with_suffix(".png"), picture(sets))
-    table = Table("", *summaries, box=None, pad_edge=False)
-    for row in summaries["designs"]:
-        table.add_row(row, *(f"{summary[row]:g}" for summary in summaries.values()))
-    console = Console()
-    console.print(table)
-    console.print(f"target: {result.target}", markup=False, highlight=False)
+    about = {"nats": {k: v for k, v in compared.items() if k.startswith("nats")}}
+    told = [f"target: {result.target}"]
     if "nats of guidance" in compared:
-        console.print(_distance(compared), markup=False, highlight=False)
-    console.print(f"{out}, with .csv, .json and .png beside it", markup=False, highlight=False)
+        told.append(_distance(compared))
+    write_designs(job.request, result, sets, sets["designs"].fasta(), about, told)
 
 
 def _distance(compared: dict[str, Any]) -> str:
@@ -305,22 +273,3 @@ def _distance(compared: dict[str, Any]) -> str:
         f"{compared['nats from the target']:.1f} from the target; the weights make it up as far "
         f"as the effective sample size allows"
     )
-
-
-def picture(sets: "dict[str, Designs]") -> bytes:
-    """Distributions of the properties of several sets, side by side, as PNG."""
-    import io
-
-    from matplotlib.figure import Figure
-
-    names = list(sets["designs"].properties)
-    figure = Figure(figsize=(3.2 * len(names), 2.6), layout="constrained")
-    axes = figure.subplots(1, len(names), squeeze=False)[0]
-    for axis, name in zip(axes, names, strict=True):
-        values = [[v for v in s.properties[name] if math.isfinite(v)] for s in sets.values()]
-        axis.boxplot(values, tick_labels=list(sets), widths=0.6)
-        axis.set_title(name, fontsize=9)
-        axis.tick_params(labelsize=8)
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=120)
-    return data.getvalue()

@@ -30,6 +30,7 @@ _LOOK = """(...asked) => {
   document.getElementById("view").scrollIntoView({behavior: "smooth", block: "nearest"});
   return asked;
 }"""  # on a narrow window the view is below the controls
+_CACHE = (3600, 86400)  # hourly, downloads older than a day go; all of them when the page ends
 _EXAMPLES = [
     "a cat and a pizza on a blue background",
     "two penguins on a pink background",
@@ -51,7 +52,7 @@ def build(models: list[str], rewards: list[str], *, own: bool) -> gr.Blocks:
     def draw(*asked: Any) -> Iterator[tuple[Any, ...]]:
         yield from _draw(studio, *asked)
 
-    with gr.Blocks(title="fkdiff", analytics_enabled=False) as page:
+    with gr.Blocks(title="fkdiff", analytics_enabled=False, delete_cache=_CACHE) as page:
         gr.HTML(_TITLE)
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=300):
@@ -171,7 +172,9 @@ def _draw(
         )
         for event in studio.run(request):
             if isinstance(event, Finished):
-                yield _finished(event)
+                # By the time it asks for more, gradio has a copy of its own.
+                with tempfile.TemporaryDirectory(prefix="fkdiff-") as aside:
+                    yield _finished(event, Path(aside))
             else:
                 yield glimpse_view(event), gr.skip(), gr.skip()
     except Stop as stop:
@@ -183,10 +186,9 @@ def _draw(
         raise gr.Error(html.escape(told), duration=None) from error
 
 
-def _finished(event: Finished) -> tuple[Any, ...]:
+def _finished(event: Finished, aside: Path) -> tuple[Any, ...]:
     folder = event.page.parent
-    kept = Path(tempfile.mkdtemp(prefix="fkdiff-")) / folder.name
-    archive = shutil.make_archive(str(kept), "zip", folder)
+    archive = shutil.make_archive(str(aside / folder.name), "zip", folder)
     return (
         finished_view(event.result, str(folder)),
         gr.update(value=python_of(event.result, folder), visible=True),

@@ -1,10 +1,10 @@
 """A `fkdiff sequence generate --masked` run, from its checked request to its files."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fkdiff.commands.design_files import check_numbers, check_out, write_designs
 from fkdiff.commands.stops import Stop, refused
 
 if TYPE_CHECKING:
@@ -63,15 +63,8 @@ def run(asked: MaskedRequest) -> None:
 
 def _prepared(asked: MaskedRequest) -> _Job:
     """Load model and reward; refuse what they can't do."""
-    for name in ("n", "particles", "steps", "draws"):
-        if getattr(asked, name) < 1:
-            raise refused(f"--{name} must be at least 1, got {getattr(asked, name)}")
-    if not math.isfinite(asked.scale):
-        raise refused(f"--scale must be a finite number, got {asked.scale}")
-    if not asked.out.absolute().parent.is_dir():
-        raise refused(f"--out {asked.out}: its folder doesn't exist; create it first")
-    if asked.out.is_dir():
-        raise refused(f"--out {asked.out} is a folder; name a file, such as designs.fasta")
+    check_numbers(asked, finite=("scale",))
+    check_out(asked.out)
     reward = _reward(asked.reward)
     pipe = _pipeline(asked.model)
     try:
@@ -177,39 +170,11 @@ def _designs(job: _Job, result: "Result") -> "Designs":
 
 
 def _write(job: _Job, result: "Result", plain: "Result | None") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from fkdiff.commands.designing import picture
-    from fkdiff.report.folder import write_file, write_json
-
-    out = job.request.out
     sets = {"designs": _designs(job, result)}
     if plain is not None:
         sets["plain"] = _designs(job, plain)
-    summaries = {name: designs.summary() for name, designs in sets.items()}
-    letters = job.pipe.vocabulary.letters
-    lines = "".join(" ".join(text.split()) + "\n" for text in sets["designs"].sequences)
-    write_file(out, (sets["designs"].fasta() if letters else lines).encode())
-    write_file(out.with_suffix(".csv"), sets["designs"].csv().encode())
-    about = {
-        "settings": {**vars(job.request), "out": out.name},
-        "target": result.target,
-        "summary": summaries,
-        "effective sample size": float(result.ess.mean()),
-        "cost": vars(result.cost),
-    }
-    write_json(out.with_suffix(".json"), about)
-    beside = ".csv and .json"
-    if sets["designs"].properties:
-        write_file(out.with_suffix(".png"), picture(sets))
-        beside = ".csv, .json and .png"
-    table = Table("", *summaries, box=None, pad_edge=False)
-    for row in summaries["designs"]:
-        table.add_row(row, *(f"{summary[row]:g}" for summary in summaries.values()))
-    console = Console()
-    console.print(table)
-    for text in sets["designs"].sequences[:4]:
-        console.print(text, markup=False, highlight=False)
-    console.print(f"target: {result.target}", markup=False, highlight=False)
-    console.print(f"{out}, with {beside} beside it", markup=False, highlight=False)
+    designs = sets["designs"]
+    lines = "".join(" ".join(text.split()) + "\n" for text in designs.sequences)
+    text = designs.fasta() if job.pipe.vocabulary.letters else lines
+    told = [*designs.sequences[:4], f"target: {result.target}"]
+    write_designs(job.request, result, sets, text, {}, told)

@@ -61,11 +61,6 @@ class Request:
     save_every: int = 1
 
     @property
-    def pooled(self) -> bool:
-        """Whether anything but guidance is in the pool of experts, or it is corrected."""
-        return bool(self.correct or self.anneal is not None or self.expert or self.product)
-
-    @property
     def bundled(self) -> bool:
         """Whether the model is one of the zoo."""
         from fkdiff import zoo

@@ -37,6 +37,9 @@ def paired_difference(
         ours: Outcome of each episode under one method.
         theirs: Outcome of the same episodes under the other, same length.
 
+    Raises:
+        ValueError: If they don't pair up.
+
     References:
         | Improved confidence intervals for the difference between binomial proportions based on
         | paired data (Newcombe, 1998)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fkdiff.loops import closed, facts, opened
 from fkdiff.policy.denoising import estimate
 from fkdiff.policy.levels import Plan
 from fkdiff.policy.sampler import ChunkSampler
@@ -26,8 +27,6 @@ from fkdiff.terms.step import Step
 from fkdiff.terms.term import Term
 
 __all__ = ["SteeredDecision", "SteeredPolicy"]
-
-_DEFAULT_RESAMPLE = Resample()
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class SteeredPolicy:
         sampler: ChunkSampler,
         *terms: Term,
         particles: int = 8,
-        resample: Resample | None = _DEFAULT_RESAMPLE,
+        resample: Resample | None = Resample(),
         select: str = "best",
         seed: int = 0,
     ) -> None:
@@ -120,17 +119,8 @@ class SteeredPolicy:
         return SteeredDecision(actions, chunks, cold, tuple(records))
 
     def _run(self, ids: list[int], observation: Tensor, executed: int, warm: bool) -> Result:
-        run = Run(
-            prompts=[f"environment {env}" for env in ids],
-            particles=self.particles,
-            terms=self.terms,
-            resample=self.resample,
-            monitor=(),
-            select=self.select,
-            wanted=1,
-            seed=self._decision_seed(),
-            cost=Cost(),
-        )
+        names, seed = [f"environment {env}" for env in ids], self._decision_seed()
+        run = opened(names, self.particles, self.terms, self.resample, (), self.select, seed)
         rows = observation.repeat_interleave(self.particles, 0)
         generators = [g for env in ids for g in self._streams(env)]
         plan = self.sampler.warm_plan if warm else self.sampler.cold_plan
@@ -141,10 +131,7 @@ class SteeredPolicy:
             _Loop(self.sampler, plan, run, rows, generators)(x)
         targets = [term.target for term in self.terms] or ["law of the chain"]
         settings = {"loop": "policy", "warm": warm, "evaluations": len(plan)}
-        settings |= {"particles": self.particles, "terms": [repr(term) for term in self.terms]}
-        result = run.result("; ".join(targets) + " from its start", settings)
-        assert result is not None
-        return result
+        return closed(run, "; ".join(targets) + " from its start", settings)
 
     def _begin(
         self, ids: list[int], plan: Plan, executed: int, generators: list[torch.Generator]
@@ -197,7 +184,6 @@ class _Loop:
         """Run the plan from noisy chunks (N, H, D)."""
         parents, total = torch.arange(len(x)), len(self.plan)
         for index, path in enumerate(self.plan.path):
-            may = self.run.may_resample(index, total)
             # Copies must be able to separate, so a run that can resample takes noisy steps.
             eta = 1.0 if self.run.resamples else self.plan.eta
             t, seen = self.plan.timesteps[index], self.observation
@@ -207,21 +193,14 @@ class _Loop:
             kernel = sde_step(x, x0, path, eta)
             noise = kernel.std * randn_rows(x, self.generators) if kernel.std else 0.0
             step = Step(
-                index=index,
-                total=total,
+                **{**facts(self.run, index, total), "context": {"observations": list(seen)}},
                 x=x,
                 x_next=kernel.mean + noise,
                 path=path,
-                prompts=len(self.run.prompts),
-                particles=self.run.particles,
-                context={"observations": list(seen)},
-                log_w=self.run.log_w,
-                may_resample=may,
                 parents=parents,
                 source=self,
                 estimate=lambda x0=x0: x0,
                 kernel=kernel,
-                seed=self.run.seed,
             )
             rows = self.run.transition(step)
             parents = torch.arange(len(x)) if rows is None else rows

@@ -19,6 +19,12 @@ Position = Callable[[Tensor], Tensor]
 def trajectory(actions: Tensor, start: Tensor, speed: float, dims: Sequence[int]) -> Tensor:
     """Positions after each action, shape (n, H, len(dims)).
 
+    Arguments:
+        actions: Chunks, shape (n, H, D).
+        start: Positions before the first action, shape (n, len(dims)).
+        speed: Way that an action of 1 moves.
+        dims: Dimensions of the action that move.
+
     Example:
         >>> trajectory(torch.ones(1, 3, 2), torch.zeros(1, 1), 0.1, [0]).flatten().tolist()
         [0.10..., 0.20..., 0.30...]

@@ -13,7 +13,7 @@ References:
     | Real-Time Iteration Scheme for Diffusion Policy (2025), arXiv 2508.05396
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
@@ -113,10 +113,6 @@ class WarmStart:
         return (
             alpha * guess if share == 0 or noise is None else alpha * guess + share * sigma * noise
         )
-
-    def with_(self, **changes: object) -> "WarmStart":
-        """A copy with other settings."""
-        return replace(self, **changes)  # pyright: ignore[reportArgumentType]
 
 
 def shifted(chunks: Tensor, executed: int, fill: Fill, noise: Tensor | None = None) -> Tensor:

@@ -180,6 +180,12 @@ def output_to_epsilon(
 def predict_epsilon(x: Tensor, x0: Tensor, alpha: float, sigma: float) -> Tensor:
     r"""Noise estimate $\hat\epsilon = (x - \alpha \hat x_0) / \sigma$, shape (N, *).
 
+    Arguments:
+        x: State, shape (N, *).
+        x0: Denoised estimate, same shape.
+        alpha: Coefficient of the data.
+        sigma: Coefficient of the noise, positive.
+
     Example:
         >>> predict_epsilon(torch.tensor([3.0]), torch.tensor([1.0]), 0.6, 0.8)
         tensor([3.])
@@ -189,6 +195,12 @@ def predict_epsilon(x: Tensor, x0: Tensor, alpha: float, sigma: float) -> Tensor
 
 def predict_score(x: Tensor, x0: Tensor, alpha: float, sigma: float) -> Tensor:
     r"""Score estimate $\nabla_x \log q_t(x) = -\hat\epsilon / \sigma$, shape (N, *).
+
+    Arguments:
+        x: State, shape (N, *).
+        x0: Denoised estimate, same shape.
+        alpha: Coefficient of the data.
+        sigma: Coefficient of the noise, positive.
 
     Example:
         >>> predict_score(torch.tensor([3.0]), torch.tensor([1.0]), 0.6, 0.8)

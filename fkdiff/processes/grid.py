@@ -59,7 +59,13 @@ class Grid:
 
     @classmethod
     def vp(cls, steps: int, span: float = 9.0, prediction: str = "epsilon") -> "Grid":
-        """Variance preserving, uniform in log-SNR from -span to span, then (1, 0)."""
+        r"""Variance preserving, $\alpha^2 + \sigma^2 = 1$, uniform in log-SNR, then (1, 0).
+
+        Arguments:
+            steps: Transitions, at least 1.
+            span: The log-SNR runs from -span to span.
+            prediction: What denoisers predict, as in `Grid`.
+        """
         snr = [span * (2 * i / max(steps - 1, 1) - 1) for i in range(steps)]
         power = [1 / (1 + math.exp(-value)) for value in snr]
         levels = [(math.sqrt(p), math.sqrt(1 - p)) for p in power]
@@ -74,7 +80,15 @@ class Grid:
         rho: float = 7.0,
         prediction: str = "epsilon",
     ) -> "Grid":
-        """Variance exploding, in Karras' spacing from sigma `start` to `end`, then 0."""
+        r"""Variance exploding, $\alpha = 1$, in Karras' spacing, then $\sigma = 0$.
+
+        Arguments:
+            steps: Transitions, at least 1.
+            start: First sigma.
+            end: Last sigma before 0.
+            rho: Exponent of the spacing; larger spends steps on little noise.
+            prediction: What denoisers predict, as in `Grid`.
+        """
         first, last = start ** (1 / rho), end ** (1 / rho)
         shares = [i / max(steps - 1, 1) for i in range(steps)]
         levels = [(1.0, (first + share * (last - first)) ** rho) for share in shares]
@@ -82,7 +96,13 @@ class Grid:
 
     @classmethod
     def flow(cls, steps: int, shift: float = 1.0, prediction: str = "flow_prediction") -> "Grid":
-        """Flow matching, alpha = 1 - sigma, from pure noise; `shift` spends steps on noise."""
+        r"""Flow matching, $\alpha = 1 - \sigma$, from pure noise.
+
+        Arguments:
+            steps: Transitions, at least 1.
+            shift: Above 1 spends steps on noise, as the schedulers of diffusers do.
+            prediction: What denoisers predict, as in `Grid`.
+        """
         sigmas = [1 - i / steps for i in range(steps + 1)]
         sigmas = [shift * s / (1 + (shift - 1) * s) for s in sigmas]
         return cls(tuple((1 - s, s) for s in sigmas), prediction)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-__all__ = ["ALPHABETS", "Alphabet", "one_hot", "padded"]
+__all__ = ["ALPHABETS", "Alphabet", "one_hot", "padded", "tokens_of"]
 
 ALPHABETS = {"protein": "ACDEFGHIKLMNPQRSTVWY", "dna": "ACGT", "rna": "ACGU"}
 """Letters of the named alphabets."""
@@ -111,3 +111,12 @@ def one_hot(tokens: Tensor, categories: int) -> Tensor:
              [0., 0.]]])
     """
     return (tokens[..., None] == torch.arange(categories, device=tokens.device)).float()
+
+
+def tokens_of(points: Tensor) -> Tensor:
+    """Likeliest tokens (n, L) of points of the simplex (n, L, K); -1 where all is zero.
+
+    >>> tokens_of(one_hot(torch.tensor([[1, -1]]), 2))
+    tensor([[ 1, -1]])
+    """
+    return torch.where(points.sum(-1) > 0, points.argmax(-1), -1)

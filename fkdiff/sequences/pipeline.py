@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fkdiff.processes.gaussian import randn_rows
 from fkdiff.result import Result
-from fkdiff.sequences.alphabet import Alphabet
+from fkdiff.sequences.alphabet import Alphabet, tokens_of
 from fkdiff.sequences.denoiser import SimplexDenoiser
 from fkdiff.sequences.guides import check_alphabet
 from fkdiff.sequences.sampling import sample_sequences
@@ -21,8 +21,6 @@ from fkdiff.terms import Term
 from fkdiff.terms.reward import Reward
 
 __all__ = ["GumbelFlowPipeline", "GumbelFlowPipelineOutput"]
-
-_DEFAULT_RESAMPLE = Resample()
 
 
 @dataclass
@@ -112,7 +110,7 @@ class GumbelFlowPipeline(DiffusionPipeline):
         *,
         terms: Sequence[Term] | None = None,
         particles: int = 4,
-        resample: Resample | None = _DEFAULT_RESAMPLE,
+        resample: Resample | None = Resample(),
         stochastic: bool | None = None,
         micro_batch: int | None = 256,
         monitor: Sequence[Reward | Callable[..., object]] = (),
@@ -227,7 +225,7 @@ class GumbelFlowPipeline(DiffusionPipeline):
     def _shown(self, vertices: Tensor, output_type: str) -> list[str] | Tensor:
         if output_type == "simplex":
             return vertices
-        tokens = torch.where(vertices.sum(-1) > 0, vertices.argmax(-1), -1)
+        tokens = tokens_of(vertices)
         return tokens if output_type == "tokens" else [self.alphabet.decode(t) for t in tokens]
 
 

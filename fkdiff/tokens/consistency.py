@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fkdiff.loops import check_denoisers
 from fkdiff.processes.tokens import MaskedPath, UniformPath
 from fkdiff.terms.consistency import check_pool, stated_target
 from fkdiff.terms.correctors import Correct
@@ -18,6 +19,7 @@ __all__ = ["check_tokens", "corrector_of_tokens", "stated_law"]
 
 
 def corrector_of_tokens(terms: Sequence[Term]) -> DiscreteCorrect | None:
+    """The corrector of a run on tokens, for which `Correct()` stands too; None without one."""
     for term in terms:
         if isinstance(term, DiscreteCorrect):
             return term
@@ -35,13 +37,21 @@ def check_tokens(
     guidance: float,
     micro_batch: int | None,
 ) -> None:
-    if not named:
-        raise ValueError("denoisers must hold at least one function, got none")
-    if guidance != 1 and "uncond" not in named:
-        raise ValueError(
-            f"denoisers must hold 'uncond' for guidance {guidance:g}, got {', '.join(named)}; "
-            f"add it, or set guidance=1"
-        )
+    """Refuse what a run on tokens can't do.
+
+    Arguments:
+        named: Denoisers by name.
+        path: The path of noise.
+        terms: The terms.
+        template: Tokens that are given, -1 where they are to be drawn, shape (P, L).
+        texts: Prompts, one a row.
+        guidance: g.
+        micro_batch: Rows per call, None for all.
+
+    Raises:
+        ValueError: If an argument is out of range, or the terms have no common target.
+    """
+    check_denoisers(named, guidance, micro_batch)
     if template.ndim != 2 or template.dtype != torch.int64 or not template.numel():
         raise ValueError(
             f"template must be int64 tokens (P, L) with P and L at least 1, got "
@@ -51,8 +61,6 @@ def check_tokens(
         raise ValueError("template must hold -1 in each row, got a row with nothing to draw")
     if len(texts) != len(template):
         raise ValueError(f"prompts must be {len(template)}, one a row, got {len(texts)}")
-    if micro_batch is not None and micro_batch < 1:
-        raise ValueError(f"micro_batch must be at least 1, got {micro_batch}")
     _check_terms(path, terms)
 
 

@@ -7,6 +7,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from fkdiff.loops import denoiser_of
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.memory import within_memory
 from fkdiff.terms.pool import Source, label
@@ -76,12 +77,4 @@ class Evaluations:
     def _named(self, source: Source, branch: str) -> TokenDenoiser:
         if hasattr(source, "components"):  # a pipeline, asked for its own model
             return source.denoiser()
-        if callable(source):
-            return source  # pyright: ignore[reportReturnType]
-        for name in (f"{source}/{branch}", source):
-            if name in self.denoisers:
-                return self.denoisers[name]
-        raise ValueError(
-            f"denoisers must hold {source!r} or '{label(source)}/{branch}', "
-            f"got {', '.join(self.denoisers)}"
-        )
+        return denoiser_of(self.denoisers, source, branch)

@@ -24,7 +24,6 @@ from fkdiff.tokens.vocabulary import Vocabulary
 
 __all__ = ["MaskedDiffusionPipeline", "MaskedDiffusionPipelineOutput", "shaped"]
 
-_DEFAULT_RESAMPLE = Resample()
 _NO_JOINT_LAW = (
     "heuristic: the conditionals of this masked language model need not share a joint law"
 )
@@ -108,6 +107,11 @@ class MaskedDiffusionPipeline(DiffusionPipeline, ConfigMixin):
     ) -> TokenDenoiser:
         """The model as a function (tokens, alpha) -> logits, for `Product` and `sample_tokens`.
 
+        Arguments:
+            temperature: Of the model's probabilities; 0 leaves the likeliest token alone.
+            top_k: Tokens to draw from, None for all.
+            top_p: Least probability of the likeliest tokens to draw from, None for all.
+
         Raises:
             ValueError: If an argument is out of range.
         """
@@ -143,7 +147,7 @@ class MaskedDiffusionPipeline(DiffusionPipeline, ConfigMixin):
         *,
         terms: Sequence[Term] | None = None,
         particles: int = 4,
-        resample: Resample | None = _DEFAULT_RESAMPLE,
+        resample: Resample | None = Resample(),
         micro_batch: int | None = 64,
         monitor: Sequence[Reward | Callable[..., object]] = (),
         select: str | None = None,
@@ -261,6 +265,12 @@ def shaped(
     logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
 ) -> Tensor:
     """Logits (..., V) at a temperature, without the unlikeliest tokens.
+
+    Arguments:
+        logits: Shape (..., V).
+        temperature: Not negative; 0 leaves the likeliest token alone.
+        top_k: Tokens that are kept, None for all.
+        top_p: Least probability of the likeliest tokens that are kept, None for all.
 
     >>> shaped(torch.tensor([2.0, 1.0, 0.0]), top_k=2)
     tensor([2., 1., -inf])

@@ -82,8 +82,11 @@ def adapters() -> list[str]:
 def path(name: str) -> Path:
     """The folder of a bundled model.
 
-    Args:
+    Arguments:
         name: One of `MODELS`.
+
+    Raises:
+        ValueError: If there is none of that name.
 
     >>> path("emoji-clip").name
     'emoji_clip'
@@ -124,8 +127,11 @@ def open_clip_name(name: str) -> str:
 def prompts(name: str) -> list[str]:
     """The lines of a shipped prompt list.
 
-    Args:
+    Arguments:
         name: "demo" (20), "tune" (150) or "eval" (150).
+
+    Raises:
+        ValueError: If there is none of that name.
 
     >>> len(prompts("demo"))
     20
@@ -140,7 +146,7 @@ def prompts(name: str) -> list[str]:
 def check_prompt(text: str, model: str = "emoji") -> None:
     """Refuses a prompt with a word that a bundled model never saw.
 
-    Args:
+    Arguments:
         text: The prompt.
         model: A bundled model; its card lists its words.
 

@@ -67,7 +67,7 @@ _STAGES = {
 def write_card(name: str, folder: Path, facts: dict[str, Any]) -> None:
     """Writes `card.json` of a model.
 
-    Args:
+    Arguments:
         name: "emoji", "emoji-clip", "emoji-judge" or "emoji-rl".
         folder: The model's folder.
         facts: What the run knows: seed, images, quality, defaults, calibration.

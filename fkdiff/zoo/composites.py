@@ -29,7 +29,7 @@ Array = NDArray[np.float32]
 class Composite:
     """A picture with all that it was made of.
 
-    Args:
+    Arguments:
         image: (h, w, 3) in [0, 1], rounded to 8 bits.
         alpha: (h, w) in [0, 1].
         colour: Straight colour of the subject, (h, w, 3); without meaning where alpha is 0.
@@ -92,7 +92,7 @@ def composites(
 ) -> list[Composite]:
     """So many composites over backgrounds of one kind, a subject each, whole and somewhere.
 
-    Args:
+    Arguments:
         art: Word -> (side, side, 4), straight alpha.
         kind: One of `GROUNDS`.
         count: How many.

@@ -73,7 +73,7 @@ def scheduler() -> DDIMScheduler:
 class DenoiserTask:
     """Velocity loss of the denoiser given captions, a tenth of them dropped for guidance.
 
-    Args:
+    Arguments:
         data: Cached latents and tokens.
         fit: Settings of the run.
         folder: Where the checkpoint goes.

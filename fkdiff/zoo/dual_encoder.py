@@ -52,7 +52,7 @@ class DualEncoderTask:
     The reward is asked about blurred estimates in the middle of a run, so half of the pictures
     are blurred, noisy, or have been through the autoencoder with disturbed latents.
 
-    Args:
+    Arguments:
         sprites: The art.
         vae: The autoencoder of `emoji`; None leaves its round trip out.
         fit: Settings of the run.
@@ -128,7 +128,7 @@ def retrieval(
 ) -> dict[str, float]:
     """Share of right captions preferred over each sort of wrong one, and over all ("KIND/all").
 
-    Args:
+    Arguments:
         model: The dual encoder, in evaluation mode.
         sprites: The art.
         split: Of the scenes; kinds that this split doesn't have are left out.

@@ -29,7 +29,7 @@ _HALF = [0.5, 0.5, 0.5]
 def read_part(file: Path, part: str, *, average: bool = True) -> tuple[dict[str, Tensor], int]:
     """The weights of one module in a checkpoint, averaged where there is an average, and its step.
 
-    Args:
+    Arguments:
         file: `state.safetensors` of a stage.
         part: "vae", "unet", "text_encoder" or "clip".
         average: Prefer the running average.
@@ -62,7 +62,7 @@ def load_autoencoder(folder: Path) -> AutoencoderTiny:
 def export_pipeline(folder: Path, target: Path) -> None:
     """Writes `emoji` in the layout of `save_pretrained`.
 
-    Args:
+    Arguments:
         folder: Training folder with the stages `vae`, `latents` and `emoji`.
         target: Where the pipeline goes.
     """
@@ -103,7 +103,7 @@ def _readable(folder: Path) -> None:
 def export_dual_encoder(folder: Path, target: Path) -> None:
     """Writes `emoji-clip` as open_clip reads it from a local folder.
 
-    Args:
+    Arguments:
         folder: Training folder with the stage `clip`.
         target: Where the weights, settings and tokenizer go.
     """
@@ -122,7 +122,7 @@ def export_dual_encoder(folder: Path, target: Path) -> None:
 def export_judge(folder: Path, target: Path) -> None:
     """Writes `emoji-judge` as `load_judge` reads it.
 
-    Args:
+    Arguments:
         folder: Training folder with the stage `judge`.
         target: Where the weights go.
     """

@@ -104,7 +104,7 @@ def _tint(name: str, logits: Tensor) -> str:
 class Judge:
     """Looks at pictures.
 
-    Args:
+    Arguments:
         net: The trained net.
     """
 
@@ -115,7 +115,7 @@ class Judge:
     def look(self, images: Tensor) -> list[Sight]:
         """What each picture shows.
 
-        Args:
+        Arguments:
             images: (n, 3, 64, 64) in [0, 1].
 
         Raises:
@@ -147,7 +147,7 @@ class Judge:
     def passes(self, images: Tensor, prompts: Sequence[str]) -> list[bool]:
         """Whether each picture meets its prompt.
 
-        Args:
+        Arguments:
             images: (n, 3, 64, 64) in [0, 1].
             prompts: n captions as scenes have them.
 

@@ -21,7 +21,7 @@ _SHEET, _LABELS = "labelled.png", "labelled.json"
 def draw_sheet(folder: Path, n: int = 100) -> None:
     """Draws plain pictures of every kind of prompt, to be labelled in `labelled.json` by hand.
 
-    Args:
+    Arguments:
         folder: Where the sheet of pictures and the labels go, "met" null for each.
         n: How many, a multiple of 10; prompts are spread over the list "eval".
     """

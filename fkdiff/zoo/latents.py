@@ -63,7 +63,7 @@ def cache_latents(
 ) -> LatentData:
     """Draws and encodes training scenes in chunks, each from its own seed.
 
-    Args:
+    Arguments:
         model: The autoencoder, its encoder final.
         sprites: The art.
         scenes: How many; rounded up to whole chunks.

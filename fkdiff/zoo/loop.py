@@ -67,7 +67,7 @@ class Trainer:
     In a process group (torchrun) every process draws its own batch and gradients are averaged;
     on a few cores that beats one process with as many threads.
 
-    Args:
+    Arguments:
         modules: What to train; kept under their names in the file.
         loss: (step, draws) -> scalar loss of that step.
         fit: Settings.

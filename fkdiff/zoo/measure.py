@@ -74,7 +74,7 @@ def sample_prompts(
 ) -> Sampled:
     """One plain picture of each prompt, from a generator of its own.
 
-    Args:
+    Arguments:
         folder: A pipeline.
         prompts: What to draw.
         guidance: `guidance_scale`.
@@ -130,7 +130,7 @@ def _by_kind(prompts: Sequence[str], verdicts: Sequence[bool]) -> dict[str, floa
 def measure(emoji: Path, clip: Path, sprites: Sprite, n: int = 150) -> dict[str, dict[str, Any]]:
     """What the cards of both models say of their quality.
 
-    Args:
+    Arguments:
         emoji: Folder of the pipeline.
         clip: Folder of the dual encoder.
         sprites: The art, for scenes that the dual encoder is tested on.

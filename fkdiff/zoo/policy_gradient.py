@@ -64,7 +64,7 @@ class Policy:
 class PolicyGradientTask:
     """Draws pictures, judges each against its group, and makes the better ones' steps likelier.
 
-    Args:
+    Arguments:
         pipe: The pipeline; its U-Net gets the adapter.
         reward: What is raised.
         prompts: What is drawn.
@@ -196,7 +196,7 @@ def _paths(scheduler: Any, steps: int) -> list[tuple[Tensor, Gaussian]]:
 def export_adapter(weights: dict[str, Tensor], target: Path) -> None:
     """Write an adapter as `load_lora_weights` reads it, in half precision.
 
-    Args:
+    Arguments:
         weights: As `Trainer.averaged` gives them.
         target: Where the file goes.
     """

@@ -82,7 +82,7 @@ def layout(scene: "Scene", rng: np.random.Generator) -> list[tuple[Any, int, int
 def render(scene: "Scene", sprites: Sprite, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Draws a scene, (64, 64, 3) uint8.
 
-    Args:
+    Arguments:
         scene: What to show.
         sprites: Where the art comes from.
         rng: Chooses places, sizes and the shade of the background.

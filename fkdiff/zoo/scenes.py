@@ -179,7 +179,7 @@ def sample_scene(
 ) -> Scene:
     """A random scene.
 
-    Args:
+    Arguments:
         rng: Source of randomness.
         split: "train" leaves out the held-out pairs and colourings, "held_out" shows at least
             one of them, "all" doesn't mind.

@@ -32,7 +32,7 @@ HUES: dict[str, tuple[float, float, float]] = {
 def fetch(folder: Path) -> Path:
     """The npm tarball of the art in a folder, downloaded unless it is there already.
 
-    Args:
+    Arguments:
         folder: A cache folder outside version control.
 
     Returns:
@@ -84,7 +84,7 @@ def load_art(tarball: Path, side: int = 128) -> dict[str, NDArray[np.float32]]:
 def recolour(art: NDArray[np.float32], colour: str) -> NDArray[np.float32]:
     """The art with its saturated parts moved to another hue, (side, side, 4); shading stays.
 
-    Args:
+    Arguments:
         art: Straight alpha in [0, 1].
         colour: A key of `HUES`.
     """
@@ -105,7 +105,7 @@ def recolour(art: NDArray[np.float32], colour: str) -> NDArray[np.float32]:
 class Sprites:
     """Sprites by name, colour and side, resized and recoloured on first use and kept.
 
-    Args:
+    Arguments:
         art: Word -> (side, side, 4), straight alpha in [0, 1], as from `load_art`.
     """
 

@@ -136,7 +136,7 @@ def draw(sprites: Sprite, rng: np.random.Generator) -> Drawn:
 class JudgeTask:
     """Cross entropies of cells, tints and ground on fresh pictures, most of them disturbed.
 
-    Args:
+    Arguments:
         sprites: The art.
         vae: The autoencoder of `emoji`, whose blur the judge must see through; None: left out.
         fit: Settings of the run.
@@ -196,7 +196,7 @@ def exact_share(
 ) -> dict[str, float]:
     """By kind and over "all": the share of scenes' renders that the judge says meet their caption.
 
-    Args:
+    Arguments:
         judge: Who is tested.
         sprites: The art.
         vae: An `AutoencoderTiny` that the renders go through first; None: none.

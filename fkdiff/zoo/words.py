@@ -138,7 +138,7 @@ def unknown_words(
 ) -> dict[str, tuple[str, ...]]:
     """Words of a text that the models never saw, each with the known words nearest in spelling.
 
-    Args:
+    Arguments:
         text: A prompt; letters and digits make words, everything else separates them.
         known: The vocabulary; the scenes' own by default.
         nearest: How many suggestions to give at most.

@@ -40,6 +40,7 @@ def page(here, bundled, monkeypatch):
         yield serve(blocks, "127.0.0.1", None, browser=False)
     finally:
         blocks.close()
+    assert not list((here / "served").rglob("*.zip"))
 
 
 def test_in_a_browser_a_run_finishes_and_an_error_is_a_message(page, here, tmp_path):
@@ -64,6 +65,7 @@ def test_in_a_browser_a_run_finishes_and_an_error_is_a_message(page, here, tmp_p
         assert len(drawn) >= 9  # eight particles and the course with its lineage
         one("#folder").click()
         archive = until(lambda: next(tmp_path.glob("saved/*.zip"), None), "the download")
+        assert len(list(here.glob("served/**/*.zip"))) == 1  # gone when the page is closed
         names = zipfile.ZipFile(archive).namelist()
         assert "report.html" in names and "images/0007.png" in names
 
@@ -110,6 +112,19 @@ def test_a_run_is_told_transition_by_transition(asked):
     kept = studio._loaded
     studio.prepare(asked)
     assert studio._loaded.pipe is kept.pipe  # the next run loads nothing
+
+
+def test_a_download_leaves_nothing_in_the_temporary_folder(asked, tmp_path, monkeypatch):
+    pytest.importorskip("gradio", reason="gradio isn't installed: extra app")
+    from fkdiff.commands.live_page import _draw
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    chosen = ("a cat", asked.model, "none", 2, 1.0, 2, None, 0, "0,1", False)
+    shown = _draw(Studio(), *chosen)
+    archive = next(view[2]["value"] for view in shown if len(view) == 3 and "value" in view[2])
+    assert "report.html" in zipfile.ZipFile(archive).namelist()
+    assert not list(shown) and not list((tmp_path / "temporary").iterdir())
 
 
 def test_a_run_that_nobody_watches_ends_and_keeps_what_it_made(asked):

@@ -7,7 +7,8 @@ from torch.nn.functional import one_hot
 from fkdiff.processes.simplex import GumbelPath
 from fkdiff.processes.streams import stream
 from fkdiff.sequences.guidance import StraightThrough, straight_through
-from fkdiff.sequences.sampling import _sequences, sample_sequences
+from fkdiff.sequences.loop import drawn_letters
+from fkdiff.sequences.sampling import sample_sequences
 from fkdiff.terms import Tilt, as_reward
 from tests.exact import assert_mean
 from tests.sequences.toy import PATH, PRIOR, SEQUENCES, K, net, numbers, prize, prizes
@@ -121,7 +122,7 @@ def test_tilted_law_and_normaliser(plain, draws):
 def test_draws_behind_a_reward_have_the_posterior_s_law():
     p = torch.tensor([[[0.5, 0.3, 0.2], [0.0, 0.0, 0.0]]]).expand(200, -1, -1)
     streams = [stream(3, k) for k in range(200)]
-    drawn = _sequences(p, streams, 50)
+    drawn = drawn_letters(p, streams, 50)
     assert drawn.shape == (50, 200, 2, 3) and not drawn[:, :, 1].any()
     share, error = drawn[:, :, 0].mean((0, 1)), (p[0, 0] * (1 - p[0, 0]) / 10_000).sqrt()
     assert float(((share - p[0, 0]) / error).abs().max()) < 4.5

@@ -1,0 +1,186 @@
+"""The loop over sequences that hands each transition to the engine."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fkdiff.loops import facts
+from fkdiff.processes.gaussian import Kernel
+from fkdiff.processes.simplex import GumbelPath, Simplex, centre, gumbel, simplex_step
+from fkdiff.processes.streams import RowNoise, slot_generators, stream
+from fkdiff.run import Run
+from fkdiff.sequences.alphabet import Alphabet, one_hot, tokens_of
+from fkdiff.sequences.guidance import StraightThrough
+from fkdiff.sequences.losses import Network
+from fkdiff.sequences.scheduler import pushed
+from fkdiff.terms.cost import Cost
+from fkdiff.terms.step import Step
+
+__all__ = ["SequenceLoop", "drawn_letters"]
+
+
+@dataclass
+class SequenceLoop:
+    """Owns the centred logits; decodes for the rewards.
+
+    Arguments:
+        net: (z, alpha, sigma, mask=, labels=) -> logits of the posterior.
+        path: Schedule.
+        guidance: Pushes the steps, None for none.
+        mask: Where each particle has letters, shape (N, L), bool.
+        labels: Class numbers, shape (N,), None for any.
+        alphabet: For rewards that read text.
+        eta: Noise of the step, 0 for the deterministic flow.
+        micro_batch: Rows per network and reward call, None for all at once.
+        run: The engine.
+    """
+
+    net: Network
+    path: GumbelPath
+    guidance: StraightThrough | None
+    mask: Tensor
+    labels: Tensor | None
+    alphabet: Alphabet | None
+    eta: float
+    micro_batch: int | None
+    run: Run
+    cost: Cost = field(init=False, repr=False)
+    _parents: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.cost = self.run.cost
+
+    def decode(self, latents: Tensor, inputs: str, rows: Tensor | None = None) -> Any:
+        """Points of the simplex as a reward reads them."""
+        if inputs in ("simplex", "latents"):
+            return latents
+        if inputs == "tokens":
+            return tokens_of(latents)
+        if inputs == "text" and self.alphabet is not None:
+            return [self.alphabet.decode(row) for row in tokens_of(latents)]
+        raise ValueError(
+            f"rewards must read simplex, tokens or text (with an alphabet), got {inputs!r}; "
+            f"wrap the function: as_reward(fn, inputs='text')"
+        )
+
+    def __call__(
+        self, steps: int, seed: int, bar: Callable[[Iterable[Any]], Iterable[Any]]
+    ) -> None:
+        """Run all transitions."""
+        prompts, particles = len(self.run.prompts), self.run.particles
+        shape = (self.mask.shape[1], self.path.categories)
+        noise = RowNoise(slot_generators(seed, prompts, particles), shape)
+        draws = self._guidance_draws(seed, prompts, particles)
+        start = torch.special.ndtr(noise.draw().double())
+        z = self._inside(centre(float(self.path.sigma(0.0)) * gumbel(start)).float())
+        self._parents = torch.arange(len(z))
+        for index, levels in enumerate(bar(list(self.path.transitions(steps)))):
+            z = self._transition(index, steps, z, levels, noise, draws)
+
+    def _guidance_draws(self, seed: int, prompts: int, particles: int) -> RowNoise | None:
+        """Streams of the guidance's one-hot draws, apart from the noise."""
+        if self.guidance is None:
+            return None
+        slots = [(p, k) for p in range(prompts) for k in range(particles)]
+        generators = [stream(seed, p, k, "guidance") for p, k in slots]
+        return RowNoise(generators, (self.guidance.draws, self.mask.shape[1]))
+
+    def _transition(
+        self,
+        index: int,
+        total: int,
+        z: Tensor,
+        levels: Simplex,
+        noise: RowNoise,
+        draws: RowNoise | None,
+    ) -> Tensor:
+        logits = self._logits(z, levels)
+        p = self._inside(logits.softmax(-1))
+        kernel = simplex_step(z, logits.softmax(-1), levels, self.eta)
+        plain = Kernel(self._inside(kernel.mean), kernel.std)
+        guided = plain
+        if self.guidance is not None and draws is not None:
+            uniform = torch.special.ndtr(draws.draw())
+            if self.guidance.active(index / total):
+                guided = pushed(plain, self._drift(z, logits, levels, uniform), levels)
+        drawn = guided.mean
+        if guided.std:
+            drawn = drawn + guided.std * self._inside(centre(noise.draw()))
+        ended = index == total - 1
+        step = Step(
+            **facts(self.run, index, total),
+            x=z,
+            x_next=self._vertices(drawn) if ended else drawn,
+            path=None,
+            parents=self._parents,
+            source=self,
+            estimate=lambda: p,
+            kernel=plain if plain.std else None,
+            correction=self._ratio(plain, guided, drawn),
+            draw=lambda rows, streams, draws: drawn_letters(p[rows.to(p.device)], streams, draws),
+        )
+        rows = self.run.transition(step)
+        self._parents = torch.arange(len(z)) if rows is None else rows
+        return drawn if rows is None or ended else drawn[rows]
+
+    def _ratio(self, plain: Kernel, guided: Kernel, drawn: Tensor) -> Tensor | None:
+        """Log proposal ratio of the guidance, shape (P, K)."""
+        if self.guidance is None or not self.guidance.reweight:
+            return None
+        if guided is plain:
+            return torch.zeros_like(self.run.log_w)
+        ratio = plain.log_prob(drawn) - guided.log_prob(drawn)
+        return ratio.reshape(self.run.log_w.shape).cpu()
+
+    def _logits(self, z: Tensor, levels: Simplex) -> Tensor:
+        size = self.micro_batch or len(z)
+        with self.cost.time("denoise"):
+            parts = [
+                self.net(
+                    z[i : i + size],
+                    levels.alpha,
+                    levels.sigma,
+                    mask=self.mask[i : i + size],
+                    labels=None if self.labels is None else self.labels[i : i + size],
+                )
+                for i in range(0, len(z), size)
+            ]
+        self.cost.denoiser_evaluations += len(z)
+        return torch.cat(parts).float()
+
+    def _drift(self, z: Tensor, logits: Tensor, levels: Simplex, uniform: Tensor) -> Tensor:
+        assert self.guidance is not None
+        guide: Any = self.guidance.guide
+        size = self.micro_batch or len(logits)
+        with self.cost.time("guide"):
+            parts = [
+                self.guidance.drift(
+                    z[i : i + size],
+                    logits[i : i + size],
+                    levels,
+                    self.mask[i : i + size],
+                    uniform[i : i + size],
+                )
+                for i in range(0, len(logits), size)
+            ]
+        calls, name = self.cost.reward_calls, f"{guide.name} (gradient)"
+        calls[name] = calls.get(name, 0) + len(logits) * self.guidance.draws
+        return torch.cat(parts)
+
+    def _inside(self, values: Tensor) -> Tensor:
+        return values * self.mask[..., None]
+
+    def _vertices(self, z: Tensor) -> Tensor:
+        tokens = torch.where(self.mask, z.argmax(-1), -1)
+        return one_hot(tokens, z.shape[-1])
+
+
+def drawn_letters(p: Tensor, streams: Sequence[torch.Generator], draws: int) -> Tensor:
+    """Sequences drawn letter by letter from posteriors (n, L, K), shape (draws, n, L, K)."""
+    u = [torch.rand((draws, p.shape[1], 1), generator=g, dtype=torch.float64) for g in streams]
+    levels = p.double().cumsum(-1)
+    tokens = (torch.stack(u, 1).to(p.device) * levels[..., -1:] >= levels).sum(-1)
+    return one_hot(torch.where(p.sum(-1) > 0, tokens, -1), p.shape[-1])

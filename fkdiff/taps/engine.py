@@ -4,6 +4,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from fkdiff.processes.streams import Seed
 from fkdiff.terms.step import Step
 
 __all__ = ["Engine"]
@@ -18,8 +19,8 @@ class Engine(Protocol):
         ...
 
     @property
-    def seed(self) -> int:
-        """Seed of every stream."""
+    def seed(self) -> Seed:
+        """Seed of every stream, one for all prompts or one for each."""
         ...
 
     def transition(self, step: Step) -> Tensor | None:

@@ -28,6 +28,7 @@ from fkdiff.taps.results import cut_pictures
 from fkdiff.taps.scheduler import Call, permute_history, tapped_scheduler
 from fkdiff.taps.shadowing import own_ranking_off, watched_progress
 from fkdiff.taps.snapshots import Keeper
+from fkdiff.taps.texts import texts_apart
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.regions import Regions, regions_of
 from fkdiff.terms.step import Expert, Step
@@ -71,6 +72,7 @@ class PipelineTap:
         terms: Terms, of which those that edit or correct the pool concern the tap.
         keeper: Saves the run after its transitions, or goes on with a saved one.
         shards: Which rows are here; None where all are.
+        apart: Whether texts are encoded a prompt at a time, as each prompt's own call would.
     """
 
     pipe: Any
@@ -85,6 +87,7 @@ class PipelineTap:
     terms: Sequence[Term] = ()
     keeper: Keeper | None = None
     shards: Shards = None  # pyright: ignore[reportAssignmentType]  # __post_init__ fills it in
+    apart: bool = False
     replaced: str | None = None
     bar: Any = None
     _scheduler: Any = None
@@ -131,6 +134,8 @@ class PipelineTap:
             )
             self._memo = stack.enter_context(memoised_decode(self.pipe, self, self._count_decodes))
             stack.enter_context(sliced_postprocess(self.pipe, self))
+            if self.apart:
+                stack.enter_context(texts_apart(self.pipe, len(self.expanded.prompts)))
             stack.enter_context(chunked_feeding(self.pipe, self.shards, self))
             stack.enter_context(watched_progress(self.pipe, self._on_bar))
             stack.enter_context(own_ranking_off(self.pipe))

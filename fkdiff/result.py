@@ -193,4 +193,5 @@ def _settings_of(settings: dict[str, Any], prompt: int, prompts: int) -> dict[st
         return dict(settings)
     found = {name: own(name, value) for name, value in settings.items()}
     found["call"] = {name: own(name, value) for name, value in settings.get("call", {}).items()}
-    return {**found, "together": f"drawn with {prompts - 1} other prompts; cost is an even share"}
+    others = f"{prompts - 1} other prompt{'s' * (prompts > 2)}"
+    return {**found, "together": f"drawn with {others}; cost is an even share"}

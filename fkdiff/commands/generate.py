@@ -53,8 +53,8 @@ _RESUME = (
 _TIMEOUT = "Seconds that one call of a reward may take; the run can go on once it is mended."
 _SAVE_EVERY = "Steps between two states on disk for --resume; 0 keeps none."
 _BATCH = (
-    "Prompts of --prompts with equal settings that are drawn at once; by default more and more, as "
-    "long as memory lasts. Where it runs out, half as many."
+    "Prompts of --prompts with equal settings to draw at once; by default more and more, as long "
+    "as memory lasts. Where it runs out, half as many."
 )
 _MEMORY = "GB that --prompts may take without --batch; by default what is free."
 _OUT = "Folder of the run, replacing an earlier one; by default runs/ and the prompt's words."

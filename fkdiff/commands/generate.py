@@ -73,8 +73,8 @@ def generate(
         Path | None,
         typer.Option(
             help="File of prompts (.txt, .csv or .jsonl, a line each, with settings of its own): "
-            "a run for each line, below --out. The same command goes on where it stopped; "
-            "torchrun shares the lines out."
+            "a run for each line, below --out, several at once. The same command goes on where it "
+            "stopped; torchrun shares the lines out."
         ),
     ] = None,
     resume: Annotated[Path | None, typer.Option(metavar="DIR", help=_RESUME)] = None,

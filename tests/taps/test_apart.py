@@ -82,6 +82,12 @@ def test_a_prompt_is_the_same_in_any_company(name):
         assert "latents" in differences(common[2], apart[2])
 
 
+def test_one_row_at_a_time():
+    parts = drawn("sd", CALLS["sd"], SEEDS, micro_batch=1).split()
+    own = drawn("sd", {key: values[1] for key, values in CALLS["sd"].items()}, SEEDS[1], 1)
+    assert differences(parts[1], own) == set()
+
+
 def test_other_shapes_of_calls_change_the_rounding_alone():
     parts = drawn("sd", CALLS["sd"], SEEDS, micro_batch=None).split()
     for place, part in enumerate(parts):

@@ -1,6 +1,7 @@
 """What a steered run leaves behind: a weighted cloud per prompt, and what it cost."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,42 @@ class Result:
                 origin = origin[rows]
         return origin.reshape(prompts, particles) % particles
 
+    def split(self) -> "list[Result]":
+        """A result for each prompt, as of a run of its own.
+
+        Each has an even share of the cost, and says in its settings with how many prompts it was
+        drawn. With a seed for each prompt (`steer(seed=[...])`), each has its own; prompts that
+        share one have streams of their own, and only the first would be drawn the same alone.
+        """
+        prompts, particles = self.log_w.shape
+        return [
+            self._of(prompt, slice(prompt * particles, (prompt + 1) * particles), cost)
+            for prompt, cost in enumerate(self.cost.shares(prompts))
+        ]
+
+    def _of(self, prompt: int, rows: slice, cost: Cost) -> "Result":
+        here = slice(prompt, prompt + 1)
+        settings, seed = _settings_of(self.settings, prompt, len(self.prompts)), self.seed
+        if "seeds" in settings:
+            seed = settings["seeds"][0]
+            if len(self.settings["seeds"]) == len(self.prompts):
+                del settings["seeds"]
+        return replace(
+            self,
+            prompts=self.prompts[here],
+            latents=self.latents[here],
+            samples=None if self.samples is None else self.samples[here],
+            log_w=self.log_w[here],
+            rewards={name: values[here] for name, values in self.rewards.items()},
+            log_twist=self.log_twist[here],
+            rows=[None if r is None else _moved(r[rows] - rows.start) for r in self.rows],
+            trace=[_trace_of(entry, here) for entry in self.trace],
+            selected=self.selected[here],
+            settings=settings,
+            seed=seed,
+            cost=cost,
+        )
+
     def save(self, folder: str | Path, plain: "Result | None" = None, command: str = "") -> Path:
         """Write pictures, numbers, tensors and `report.html` into a folder; returns the report.
 
@@ -125,3 +162,36 @@ class Result:
         from fkdiff.report import save  # the one upward arrow: a result saves itself
 
         return save(self, folder, plain, command)
+
+
+def _moved(rows: Tensor) -> Tensor | None:
+    """Rows of one prompt, None where only those of others moved."""
+    return None if torch.equal(rows, torch.arange(len(rows))) else rows
+
+
+def _trace_of(entry: Trace, here: slice) -> Trace:
+    return replace(
+        entry,
+        ess=entry.ess[here],
+        resampled=entry.resampled[here],
+        rewards={name: values[here] for name, values in entry.rewards.items()},
+        variance=None if entry.variance is None else entry.variance[here],
+    )
+
+
+def _settings_of(settings: dict[str, Any], prompt: int, prompts: int) -> dict[str, Any]:
+    """Settings of a run of one prompt: what they list for each of several is its own alone."""
+
+    def own(name: str, value: Any) -> Any:
+        listed = isinstance(value, list) and not len(value) % prompts
+        if not (listed and re.fullmatch(r"(negative_)?prompt(_\d)?|class_labels|seeds", name)):
+            return value
+        each = len(value) // prompts
+        return value[prompt * each : (prompt + 1) * each]
+
+    if prompts == 1:
+        return dict(settings)
+    found = {name: own(name, value) for name, value in settings.items()}
+    found["call"] = {name: own(name, value) for name, value in settings.get("call", {}).items()}
+    others = f"{prompts - 1} other prompt{'s' * (prompts > 2)}"
+    return {**found, "together": f"drawn with {others}; cost is an even share"}

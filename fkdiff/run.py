@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fkdiff.processes.shards import Shards
-from fkdiff.processes.streams import prompt_generators
+from fkdiff.processes.streams import Seed, prompt_generators
 from fkdiff.result import Result, Trace
 from fkdiff.smc import Cloud, Resample
 from fkdiff.terms.cost import Cost
@@ -47,7 +47,7 @@ class Run:
         monitor: Rewards that are reported on final samples and never steered on.
         select: Which particles come out: "best", "sample" (weighted draws) or "all".
         wanted: Samples returned for each prompt.
-        seed: Seed of every stream.
+        seed: Seed of every stream, one for all prompts or one for each.
         cost: What is spent.
         watch: Called after each transition, before particles move.
         shards: Which particles are here; None where all are. The engine is the same on every
@@ -61,7 +61,7 @@ class Run:
     monitor: Sequence[Reward]
     select: str
     wanted: int
-    seed: int
+    seed: Seed
     cost: Cost
     watch: Watch | None = None
     shards: Shards = None  # pyright: ignore[reportAssignmentType]  # __post_init__ fills it in
@@ -236,7 +236,7 @@ class Run:
             selected=self.selected if self.selected is not None else self._choose(),
             target=target,
             settings=settings,
-            seed=self.seed,
+            seed=self.seed if isinstance(self.seed, int) else self.seed[0],
             cost=self.cost.over(self.shards) if complete else self.cost,
             complete=complete,
         )

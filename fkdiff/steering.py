@@ -12,7 +12,7 @@ import torch
 from torch.distributed import ProcessGroup
 
 from fkdiff.processes.shards import Shards, agreed_seed
-from fkdiff.processes.streams import slot_generators
+from fkdiff.processes.streams import Seed, slot_generators
 from fkdiff.refusals import check_drawn, check_names, check_read, check_shared
 from fkdiff.result import Result
 from fkdiff.run import SELECTS, Run, Watch
@@ -66,8 +66,8 @@ def steer(
         select: Which particles come out: "best" (largest log-twist, the default with
             Tilts), "sample" (weighted draws, the default without), or "all" (best first).
         seed: Seed of every random stream; a generator given to the call supplies it otherwise.
-            Several seeds, one for each particle of each prompt, give each picture a stream of
-            its own: the same alone and in any company.
+            Several, one for each prompt, draw each prompt as its seed draws it alone, in any
+            company; one for each particle of each prompt, each picture so.
         watch: Called with the step and its trace after each transition, to show a run while it
             lasts; what it raises ends the run.
         keep: Folder in which the state is kept after each transition (or `Snapshots` of
@@ -207,8 +207,9 @@ class Steered:
             check_shared(self.pipe, expanded)
             expanded = expand(self.pipe, args, kwargs, self.particles, shards.slots)
             settings["processes"] = shards.world
-        run = self._run(expanded, seed, shards)
-        tap = self._tap(expanded, run, self._streams(expanded, seed, seeds))
+        apart = seeds is not None and len(seeds) == len(expanded.prompts)
+        run = self._run(expanded, tuple(seeds) if apart and seeds else seed, shards)
+        tap = self._tap(expanded, run, self._streams(run, None if apart else seeds))
         check_read(self.pipe, tap, self._rewards)
         if isinstance(tap, PipelineTap) and self.keep is not None:
             call = dict(expanded.arguments)
@@ -237,7 +238,7 @@ class Steered:
         output.steering = self.partial
         return (*output.to_tuple(), self.partial) if as_tuple else output
 
-    def _run(self, expanded: Expanded, seed: int, shards: Shards) -> Run:
+    def _run(self, expanded: Expanded, seed: Seed, shards: Shards) -> Run:
         return Run(
             prompts=expanded.prompts,
             particles=self.particles,
@@ -252,16 +253,14 @@ class Steered:
             shards=shards,
         )
 
-    def _streams(
-        self, expanded: Expanded, seed: int, seeds: Sequence[int] | None
-    ) -> list[torch.Generator]:
+    def _streams(self, run: Run, seeds: Sequence[int] | None) -> list[torch.Generator]:
+        prompts, rows = len(run.prompts), len(run.prompts) * self.particles
         if seeds is None:
-            return slot_generators(seed, len(expanded.prompts), self.particles)
-        rows = len(expanded.prompts) * self.particles
+            return slot_generators(run.seed, prompts, self.particles)
         if len(seeds) != rows:
             raise ValueError(
-                f"seed must be one number, or {rows}, one for each particle of each prompt, "
-                f"got {len(seeds)}"
+                f"seed must be one number, one for each prompt ({prompts}) or one for each "
+                f"particle of each prompt ({rows}), got {len(seeds)} numbers"
             )
         return [slot_generators(each, 1, 1)[0] for each in seeds]
 
@@ -280,6 +279,7 @@ class Steered:
         if draws_tokens(self.pipe):
             return token_tap(self.pipe, **settings)
         more = {"stochastic": self.stochastic, "terms": self.terms, "shards": run.shards}
+        more["apart"] = not isinstance(run.seed, int) and len(run.prompts) > 1
         return PipelineTap(self.pipe, **settings, **more)
 
     @property

@@ -51,7 +51,8 @@ def cut(options: Cut) -> None:
         Stop: If it is refused (nothing is written) or fails.
     """
     from fkdiff import Tilt, steer
-    from fkdiff.commands.drawing import call_arguments, free_folder, load_pipeline, load_reward_of
+    from fkdiff.commands.calls import call_arguments, free_folder
+    from fkdiff.commands.drawing import load_pipeline, load_reward_of
 
     _check_extra(options.method)
     term = _term(options)

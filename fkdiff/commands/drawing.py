@@ -1,7 +1,5 @@
 """A `fkdiff generate` run, from its checked request to its report."""
 
-import inspect
-import re
 import shlex
 import sys
 import traceback
@@ -10,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fkdiff.commands.calls import call_arguments, free_folder
 from fkdiff.commands.launched import joined, speaks
 from fkdiff.commands.pool_options import pool_of, sources_of
 from fkdiff.commands.request import Request, checked, command_of, parse_window
@@ -26,12 +25,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Loaded",
-    "call_arguments",
     "draw",
-    "free_folder",
     "load",
     "load_pipeline",
     "load_reward_of",
+    "save_apart",
     "save_run",
 ]
 
@@ -47,7 +45,12 @@ class Loaded:
 
 @dataclass(frozen=True)
 class _Job:
-    """Everything a run needs, loaded and checked."""
+    """Everything a run needs, loaded and checked.
+
+    Arguments:
+        apart: The requests of prompts that are drawn at once and saved each into its own folder;
+            none for a run that is saved as one.
+    """
 
     request: Request
     pipe: Any
@@ -56,6 +59,12 @@ class _Job:
     call: dict[str, Any]
     folder: Path
     places: "dict[str, Snapshots]"
+    apart: tuple[Request, ...] = ()
+
+    @property
+    def seed(self) -> int | list[int]:
+        """Seed of the run, or of each of its prompts."""
+        return [each.seed for each in self.apart] or self.request.seed
 
 
 def draw(request: Request, go_on: bool = False) -> None:
@@ -119,16 +128,44 @@ def save_run(
     job = _prepared(request, loaded, watch, go_on, group)
     if group is not None and not speaks():
         job.pipe.set_progress_bar_config(disable=True)
+    return _run(job)
+
+
+def save_apart(
+    requests: Sequence[Request], loaded: Loaded, states: Path, go_on: bool = False
+) -> "Result":
+    """Run requests at once that differ in their prompts, seeds and folders alone.
+
+    Each is saved into its own folder, as if it had been drawn alone; what all of them gave comes
+    back. Their states are kept together, and deleted once all are saved.
+
+    Arguments:
+        requests: Checked, each with one prompt and its `out`.
+        loaded: Their pipeline and rewards.
+        states: Folder of the states.
+        go_on: Whether it holds states to go on from.
+
+    Raises:
+        Stop: As `draw` does.
+    """
+    prompts = tuple(prompt for request in requests for prompt in request.prompts)
+    joint = replace(requests[0], prompts=prompts, out=states)
+    return _run(_prepared(joint, loaded, None, go_on, None, requests))[0]
+
+
+def _run(job: _Job) -> "tuple[Result, Path]":
     result = _steered(job)
     plain = _plain(job, result)
     try:
         page = _saved(job, result, plain)
     except OSError as error:
-        raise failed(f"{disk_full(error) or error}{_going_on(job)}") from None
+        told = f"{disk_full(error) or error}{_going_on(job)}"
+        raise failed(told, lacks="disk") from None
     for place in job.places.values():
         place.forget()
     if speaks():
-        clear_parts(job.folder)
+        for folder in (job.folder, *(each.out for each in job.apart)):
+            clear_parts(folder or job.folder)
     return result, page
 
 
@@ -136,11 +173,22 @@ def _saved(job: _Job, result: "Result", plain: "Result | None" = None) -> Path:
     """Write a result, once for all processes that share it; gives the path of its report."""
     if job.steered.group is not None and not speaks():
         return job.folder
-    return result.save(job.folder, plain=plain, command=_command(job))
+    if not job.apart:
+        return result.save(job.folder, plain=plain, command=_command(job))
+    others = plain.split() if plain else [None] * len(job.apart)
+    for request, own, other in zip(job.apart, result.split(), others, strict=True):
+        assert request.out is not None
+        own.save(request.out, plain=other, command=command_of(request))
+    return job.folder.parent
 
 
 def _prepared(
-    request: Request, loaded: Loaded, watch: "Watch | None", go_on: bool, group: Any
+    request: Request,
+    loaded: Loaded,
+    watch: "Watch | None",
+    go_on: bool,
+    group: Any,
+    apart: Sequence[Request] = (),
 ) -> _Job:
     """Refuse what the pipeline can't do."""
     from fkdiff import Resample, Tilt, steer
@@ -156,7 +204,7 @@ def _prepared(
     monitors = [loaded.rewards[spec] for spec in request.monitor]
     folder = request.out or free_folder(request.prompts[0])
     alone = group is None and not draws_tokens(loaded.pipe)
-    kept = places(request, folder, go_on) if alone else {}
+    kept = places(request, folder, go_on, apart) if alone else {}
     try:
         steered = steer(
             loaded.pipe,
@@ -167,7 +215,7 @@ def _prepared(
             micro_batch=request.micro_batch,
             monitor=monitors,
             select=request.select if steering else "all",  # nothing ranks them: every picture
-            seed=request.seed,
+            seed=[each.seed for each in apart] or request.seed,
             watch=watch,
             keep=kept.get("steered"),
             group=group,
@@ -175,7 +223,8 @@ def _prepared(
     except (ValueError, TypeError) as error:
         raise refused(error) from None
     call = call_arguments(request, loaded.pipe)
-    return _Job(request, loaded.pipe, steered, (*steering, *monitors), call, folder, kept)
+    rewards = (*steering, *monitors)
+    return _Job(request, loaded.pipe, steered, rewards, call, folder, kept, tuple(apart))
 
 
 def load_reward_of(spec: str, seconds: float | None = None) -> Any:
@@ -225,55 +274,6 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def call_arguments(request: Request, pipe: Any) -> dict[str, Any]:
-    """The pipeline's arguments; one that it doesn't have is refused by its option's name."""
-    known = inspect.signature(type(pipe).__call__).parameters
-    prompts: Any = list(request.prompts)
-    call: dict[str, Any] = {"prompt": prompts if len(prompts) > 1 else prompts[0]}
-    if "prompt" not in known and "class_labels" in known:
-        call = {"class_labels": _labels(request.prompts, pipe)}
-    options = {
-        "num_inference_steps": ("--steps", request.steps),
-        "guidance_scale": ("--guidance", request.guidance),
-        "negative_prompt": ("--negative-prompt", _as_often(request.negative_prompt, prompts)),
-        "height": ("--height", request.height),
-        "width": ("--width", request.width),
-        "num_images_per_prompt": ("--images", None if request.images == 1 else request.images),
-    }
-    call |= {name: value for name, (_, value) in options.items() if value is not None}
-    for name in call:
-        if name not in known:
-            option = options[name][0] if name in options else "PROMPT"
-            raise refused(f"{option} can't be used: {type(pipe).__name__} takes no {name}")
-    return call
-
-
-def _as_often(negative: str | None, prompts: Sequence[str]) -> str | list[str] | None:
-    """Pipelines want as many negative prompts as prompts, and of the same type."""
-    return negative if negative is None or len(prompts) == 1 else [negative] * len(prompts)
-
-
-def _labels(prompts: Sequence[str], pipe: Any) -> list[int]:
-    if all(prompt.isdigit() for prompt in prompts):
-        return [int(prompt) for prompt in prompts]
-    try:
-        return pipe.get_label_ids(list(prompts))
-    except (AttributeError, ValueError) as error:
-        raise refused(f"PROMPT must be a class of {type(pipe).__name__}: {error}") from None
-
-
-def free_folder(prompt: str) -> Path:
-    """A folder below runs/ named after a prompt, that is not there yet."""
-    slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40].rstrip("-") or "run"
-    from fkdiff.report import check_folder
-
-    names = (slug if n == 1 else f"{slug}-{n}" for n in range(1, sys.maxsize))
-    try:
-        return check_folder(next(f for n in names if not (f := Path("runs") / n).exists()))
-    except OSError as error:
-        raise refused(f"{error}, with --out") from None
-
-
 def _command(job: _Job) -> str:
     return command_of(replace(job.request, out=job.folder))
 
@@ -298,9 +298,9 @@ def _steered(job: _Job) -> "Result":
     except Exception as error:
         if ran_out(error):
             told = "out of memory; try fewer --particles, or a smaller --height and --width"
-            raise failed(f"{told}{_kept(job)}") from None
+            raise failed(f"{told}{_kept(job)}", lacks="memory") from None
         if disk_full(error):
-            raise failed(f"{disk_full(error)}{_kept(job)}") from None
+            raise failed(f"{disk_full(error)}{_kept(job)}", lacks="disk") from None
         if job.steered.partial is None and isinstance(error, ValueError | OSError):
             raise refused(error) from None
         _kept(job)
@@ -324,6 +324,8 @@ def _going_on(job: _Job) -> str:
     place = job.places.get("steered")
     if place is None or not place.file.is_file():
         return ""
+    if job.apart:
+        return "; the same command goes on with it"
     named = command_of(Request((), reward=job.request.reward, monitor=job.request.monitor))
     words = shlex.split(named)[2:]
     again = shlex.join(["fkdiff", "generate", "--resume", str(job.folder), *words])
@@ -343,7 +345,7 @@ def _plain(job: _Job, result: "Result") -> "Result | None":
         micro_batch=job.request.micro_batch,
         monitor=job.rewards,
         select="all",
-        seed=job.request.seed,
+        seed=job.seed,
         keep=job.places.get("plain"),
         group=job.steered.group,
     )

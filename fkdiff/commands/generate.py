@@ -52,6 +52,11 @@ _RESUME = (
 )
 _TIMEOUT = "Seconds that one call of a reward may take; the run can go on once it is mended."
 _SAVE_EVERY = "Steps between two states on disk for --resume; 0 keeps none."
+_BATCH = (
+    "Prompts of --prompts with equal settings to draw at once; by default more and more, as long "
+    "as memory lasts. Where it runs out, half as many."
+)
+_MEMORY = "GB that --prompts may take without --batch; by default what is free."
 _OUT = "Folder of the run, replacing an earlier one; by default runs/ and the prompt's words."
 
 
@@ -68,8 +73,8 @@ def generate(
         Path | None,
         typer.Option(
             help="File of prompts (.txt, .csv or .jsonl, a line each, with settings of its own): "
-            "a run for each line, below --out. The same command goes on where it stopped; "
-            "torchrun shares the lines out."
+            "a run for each line, below --out, several at once. The same command goes on where it "
+            "stopped; torchrun shares the lines out."
         ),
     ] = None,
     resume: Annotated[Path | None, typer.Option(metavar="DIR", help=_RESUME)] = None,
@@ -132,6 +137,8 @@ def generate(
     plain: Annotated[bool | None, _option(_OUTPUT, _PLAIN, "--plain/--no-plain")] = None,
     reward_timeout: Annotated[float | None, _option(_OUTPUT, _TIMEOUT)] = None,
     save_every: Annotated[int, _option(_OUTPUT, _SAVE_EVERY)] = Request.save_every,
+    batch: Annotated[int | None, _option(_OUTPUT, _BATCH)] = None,
+    memory: Annotated[float | None, _option(_OUTPUT, _MEMORY, "--memory")] = None,
 ) -> None:
     """Draw pictures that a reward prefers, and leave a report of how."""
     given = dict(locals())
@@ -149,6 +156,9 @@ def generate(
         given[name] = tuple(given[name] or ())
     request = Request(**given)
     if prompts is None:
+        for name in ("batch", "memory"):
+            if given[name] is not None:
+                raise refused(f"--{name} goes with a file of prompts, --prompts FILE")
         draw(request)
     else:
         draw_many(request, prompts)

@@ -12,7 +12,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 
 import gradio as gr
 
-from fkdiff.commands.drawing import free_folder
+from fkdiff.commands.calls import free_folder
 from fkdiff.commands.live_run import Finished, Studio
 from fkdiff.commands.live_view import finished_view, glimpse_view, plain_view
 from fkdiff.commands.request import Request

@@ -1,17 +1,24 @@
-"""`fkdiff generate --prompts FILE`: a run for each line, each on disk as soon as it is done."""
+"""`fkdiff generate --prompts FILE`: a run for each line, each on disk as soon as it is done.
+
+Lines of equal settings are drawn at once, as many as memory allows; each is saved as if it had
+been drawn alone. Where that fails for one of them, they are drawn one at a time.
+"""
 
 import json
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+import shutil
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fkdiff.commands.drawing import Loaded, load, save_run
+from fkdiff.commands.drawing import Loaded, load, save_apart, save_run
 from fkdiff.commands.prompt_file import read_prompts
 from fkdiff.commands.request import Request, command_of
-from fkdiff.commands.resuming import unfinished
 from fkdiff.commands.stops import Stop, failed, refused
+from fkdiff.commands.together import Group, Line, Room, groups, kept_groups
 from fkdiff.report.folder import check_folder, write_json
 
 __all__ = ["draw_many"]
@@ -36,13 +43,11 @@ def draw_many(common: Request, file: Path) -> None:
     out = check_folder(common.out or Path("runs") / file.stem)
     rank, world = (int(os.environ.get(name, d)) for name, d in (("RANK", 0), ("WORLD_SIZE", 1)))
     folders = [out / _name(i, request) for i, request in enumerate(requests)]
-    left = [
-        (request, folder)
-        for request, folder in list(zip(requests, folders, strict=True))[rank::world]
-        if not _done(request, folder)
-    ]
+    mine = [Line(*pair) for pair in zip(requests, folders, strict=True)][rank::world]
+    left = [line for line in mine if not _done(line.request, line.folder)]
     try:
-        faults = _draw(left, quiet=rank > 0)
+        faults = _draw(left, out, Room(common.batch, common.memory), quiet=rank > 0)
+        _clear(out, folders)
     finally:
         _write_index(out, file, requests, folders)
     if rank == 0:
@@ -71,24 +76,126 @@ def _done(request: Request, folder: Path) -> bool:
     return True
 
 
-def _draw(left: Sequence[tuple[Request, Path]], quiet: bool) -> list[str]:
+def _draw(left: Sequence[Line], out: Path, room: Room, quiet: bool) -> list[str]:
     """Draw each into its folder, marked once it is whole; returns what failed."""
     from tqdm import tqdm
 
-    faults: list[str] = []
-    loaded: Loaded | None = None
-    for request, folder in tqdm(left, unit="prompt", disable=quiet):
-        loaded = load(request, loaded)
-        loaded.pipe.set_progress_bar_config(disable=True)
+    with tqdm(total=len(left), unit="prompt", disable=quiet) as bar:
+        artist = _Artist(room, bar.update)
+        begun = kept_groups(left, out)
+        taken = {line.folder for group in begun for line in group.lines}
+        others = [line for line in left if line.folder not in taken]
+        for group in _each(begun, groups(others, out, room)):
+            artist.draw(group)
+    return artist.faults
+
+
+def _each(*parts: Sequence[Group] | Iterator[Group]) -> Iterator[Group]:
+    for part in parts:
+        yield from part
+
+
+@dataclass
+class _Artist:
+    """Draws groups of lines.
+
+    Arguments:
+        room: Learns from each.
+        count: Told how many lines are over with.
+        faults: What failed, in words.
+    """
+
+    room: Room
+    count: Callable[[int], object]
+    faults: list[str] = field(default_factory=list)
+    _loaded: Loaded | None = None
+
+    def draw(self, group: Group) -> None:
+        """Draw lines at once, or in smaller parts where that fails; their states go with that.
+
+        Raises:
+            Stop: With code 130 if interrupted, 2 if a line's reward can't be had.
+        """
+        if len(group.lines) == 1:
+            self._alone(group.lines[0], group.go_on)
+            return
         try:
-            save_run(replace(request, out=folder), loaded, go_on=unfinished(request, folder))
+            self._at_once(group)
         except Stop as stop:
             if stop.code == 130:
                 raise
-            faults.append(f"{request.prompts[0]!r}: {stop}")
-            continue
-        write_json(folder / _LINE, {"command": command_of(request)})
-    return faults
+            if stop.lacks == "disk":  # their states are kept, and each would fail by itself
+                self._fail(group.lines, stop)
+                return
+            self._in_parts(group, stop)
+        except Exception as error:
+            self._in_parts(group, error)
+
+    def _at_once(self, group: Group) -> None:
+        loaded = self._load(group.lines[0].request)
+        if not group.go_on:
+            shutil.rmtree(group.states, ignore_errors=True)
+        requests = [replace(line.request, out=line.folder) for line in group.lines]
+        result = save_apart(requests, loaded, group.states, group.go_on)
+        for line in group.lines:
+            _mark(line)
+        shutil.rmtree(group.states, ignore_errors=True)
+        self.room.learn(len(group.lines), result.settings, result.log_w.shape[1])
+        self.count(len(group.lines))
+
+    def _in_parts(self, group: Group, error: Exception) -> None:
+        """Draw the halves where memory ran out, else each line, so that one can't harm others."""
+        lines, lacks = group.lines, getattr(error, "lacks", "")
+        size = len(lines) // 2 if lacks == "memory" else 1
+        warnings.warn(
+            f"{len(lines)} prompts at once failed ({error}); going on with {size} at once",
+            stacklevel=2,
+        )
+        if lacks == "memory" or getattr(error, "code", 1) == 2:
+            self.room.fewer(size)
+        shutil.rmtree(group.states, ignore_errors=True)
+        for start in range(0, len(lines), size):
+            self.draw(replace(group, lines=lines[start : start + size], go_on=False))
+
+    def _alone(self, line: Line, go_on: bool) -> None:
+        loaded = self._load(line.request)
+        try:
+            request = replace(line.request, out=line.folder)
+            result, _ = save_run(request, loaded, go_on=go_on)
+        except Stop as stop:
+            if stop.code == 130:
+                raise
+            self._fail([line], stop)
+            return
+        except Exception as error:
+            traceback.print_exc()
+            self._fail([line], error)
+            return
+        _mark(line)
+        self.room.learn(1, result.settings, result.log_w.shape[1])
+        self.count(1)
+
+    def _fail(self, lines: Sequence[Line], error: Exception) -> None:
+        self.faults += [f"{line.request.prompts[0]!r}: {error}" for line in lines]
+        self.count(len(lines))
+
+    def _load(self, request: Request) -> Loaded:
+        self._loaded = load(request, self._loaded)
+        self._loaded.pipe.set_progress_bar_config(disable=True)
+        return self._loaded
+
+
+def _mark(line: Line) -> None:
+    write_json(line.folder / _LINE, {"command": command_of(line.request)})
+
+
+def _clear(out: Path, folders: Sequence[Path]) -> None:
+    """Remove the states of groups that were drawn since in another way."""
+    for states in out.glob("together-*"):
+        number = states.name.removeprefix("together-")
+        known = number.isdigit() and int(number) < len(folders)
+        if known and (folders[int(number)] / _LINE).exists():
+            shutil.rmtree(states, ignore_errors=True)
 
 
 def _write_index(

@@ -15,7 +15,7 @@ __all__ = ["POTENTIALS", "SELECTS", "UNTOLD", "Request", "checked", "command_of"
 POTENTIALS = ("difference", "max", "sum", "current", "none")
 SELECTS = ("best", "sample", "all")
 
-UNTOLD = frozenset({"reward_timeout", "save_every"})
+UNTOLD = frozenset({"reward_timeout", "save_every", "batch", "memory"})
 """Options that change nothing of what is drawn, so that no command tells them."""
 
 _CARD_FIELDS = {
@@ -59,6 +59,8 @@ class Request:
     product: tuple[str, ...] = ()
     reward_timeout: float | None = None
     save_every: int = 1
+    batch: int | None = None
+    memory: float | None = None
 
     @property
     def bundled(self) -> bool:
@@ -137,6 +139,7 @@ def command_of(request: Request) -> str:
 
 def _check_numbers(request: Request) -> None:
     least = {"particles": 1, "images": 1, "steps": 1, "micro_batch": 1, "every": 1, "seed": 0}
+    least["batch"] = 1
     for name, bound in {**least, "height": 8, "width": 8, "save_every": 0}.items():
         value = getattr(request, name)
         if value is not None and value < bound:
@@ -154,6 +157,8 @@ def _check_numbers(request: Request) -> None:
     limit = request.reward_timeout
     if limit is not None and not 0 < limit < float("inf"):
         raise refused(f"--reward-timeout must be a positive number of seconds, got {limit:g}")
+    if request.memory is not None and not 0 < request.memory < float("inf"):
+        raise refused(f"--memory must be a positive number of GB, got {request.memory:g}")
     if not 0 <= request.ess <= 1:
         raise refused(f"--ess must be in [0, 1], got {request.ess:g}; 0.5 resamples below half")
     parse_window(request.window)

@@ -6,7 +6,7 @@ import shlex
 import types
 import typing
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,19 +17,22 @@ from fkdiff.commands.stops import refused
 if TYPE_CHECKING:
     from fkdiff.taps.snapshots import Snapshots
 
-__all__ = ["finished", "note_of", "places", "resumed", "unfinished"]
+__all__ = ["finished", "note_of", "places", "resumed", "unfinished", "unfinished_together"]
 
 ALLOWED = frozenset({"resume", "reward", "monitor", "micro_batch", "reward_timeout", "save_every"})
 """Options that go with `--resume`: rewards are named again, the rest changes no number."""
 
 
-def places(request: Request, folder: Path, go_on: bool) -> "dict[str, Snapshots]":
+def places(
+    request: Request, folder: Path, go_on: bool, apart: Sequence[Request] = ()
+) -> "dict[str, Snapshots]":
     """Where the steered run and the plain one beside it keep their states; none if not asked to.
 
     Arguments:
         request: The options.
         folder: The run's folder.
         go_on: Whether to go on from what is there.
+        apart: The requests that the run draws together, if it isn't saved as one.
     """
     from fkdiff.taps.snapshots import Snapshots
 
@@ -41,7 +44,9 @@ def places(request: Request, folder: Path, go_on: bool) -> "dict[str, Snapshots]
             f"fkdiff generate --resume {shlex.quote(str(folder))}",
             stacklevel=2,
         )
-    note = {"request": note_of(request)}
+    note: dict[str, Any] = {"request": note_of(request)}
+    if apart:
+        note = {"requests": [note_of(each) for each in apart]}
     files = {"steered": "snapshot.safetensors", "plain": "snapshot-plain.safetensors"}
     return {
         arm: Snapshots(folder, request.save_every, name, not go_on, note)
@@ -63,6 +68,19 @@ def unfinished(request: Request, folder: Path) -> bool:
         return _told(_note(folder)) == _told(note_of(request))
     except (OSError, SnapshotError):
         return False
+
+
+def unfinished_together(requests: Sequence[Request], folder: Path) -> list[int]:
+    """Places of the requests that the folder's snapshot draws together; none if any is missing."""
+    from fkdiff.taps.snapshot_file import read_tree
+    from fkdiff.taps.snapshots import SnapshotError
+
+    try:
+        notes = read_tree(_file(folder))[1].get("note", {}).get("requests", [])
+        asked = [_told(note_of(request)) for request in requests]
+        return [asked.index(_told(note)) for note in notes]
+    except (OSError, SnapshotError, ValueError, TypeError, AttributeError):
+        return []
 
 
 def finished(folder: Path) -> Path | None:

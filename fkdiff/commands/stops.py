@@ -11,11 +11,12 @@ class Stop(Exception):
     Arguments:
         message: What went wrong and what to do, one line; empty to say nothing.
         code: Exit code: 2 refused before anything was done, 1 failed on the way, 130 interrupted.
+        lacks: What there wasn't enough of: "memory", "disk" or nothing.
     """
 
-    def __init__(self, message: str, code: int) -> None:
+    def __init__(self, message: str, code: int, lacks: str = "") -> None:
         super().__init__(" ".join(message.split()))
-        self.code = code
+        self.code, self.lacks = code, lacks
 
 
 def refused(message: object) -> Stop:
@@ -27,9 +28,9 @@ def refused(message: object) -> Stop:
     return Stop(str(message), code=2)
 
 
-def failed(message: object) -> Stop:
+def failed(message: object, lacks: str = "") -> Stop:
     """A failure on the way; what was made is kept."""
-    return Stop(str(message), code=1)
+    return Stop(str(message), code=1, lacks=lacks)
 
 
 def disk_full(error: BaseException) -> str | None:

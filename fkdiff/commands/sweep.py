@@ -122,7 +122,7 @@ def _cell(
     request: Request, pipe: Any, adapter: str, monitor: list[Any], g: float | None, w: float
 ) -> _Cell:
     from fkdiff import Correct, RLGuidance, steer
-    from fkdiff.commands.drawing import call_arguments
+    from fkdiff.commands.calls import call_arguments
 
     here = request if g is None else replace(request, guidance=g)
     terms = [RLGuidance(adapter, w), *([Correct()] if request.correct else [])]

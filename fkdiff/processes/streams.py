@@ -1,16 +1,23 @@
-"""Random streams that don't depend on batching: one per (seed, prompt, slot)."""
+"""Random streams that don't depend on batching: one per (seed, prompt, slot).
+
+A `Seed` is a number for all prompts, or one for each of them, whose streams are then those of the
+prompt drawn alone: the same in any company.
+"""
 
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-__all__ = ["RowNoise", "prompt_generators", "row_streams", "slot_generators", "stream"]
+__all__ = ["RowNoise", "Seed", "prompt_generators", "row_streams", "slot_generators", "stream"]
+
+Seed: TypeAlias = int | Sequence[int]
 
 
-def stream(seed: int, *key: int | str) -> torch.Generator:
+def stream(seed: Seed, *key: int | str) -> torch.Generator:
     """A CPU generator that depends on `seed` and `key` alone.
 
     Example:
@@ -24,21 +31,34 @@ def stream(seed: int, *key: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(number >> 1)
 
 
-def slot_generators(seed: int, prompts: int, particles: int) -> list[torch.Generator]:
-    """One generator for each of the P * K slots, prompt-major; resampling never moves them."""
-    return [stream(seed, p, k) for p in range(prompts) for k in range(particles)]
+def slot_generators(seed: Seed, prompts: int, particles: int) -> list[torch.Generator]:
+    """One generator for each of the P * K slots, prompt-major; resampling never moves them.
+
+    Example:
+        >>> apart = slot_generators((5, 3), 2, 4)
+        >>> apart[6].initial_seed() == slot_generators(3, 1, 4)[2].initial_seed()
+        True
+    """
+    return [stream(*_origin(seed, p), k) for p in range(prompts) for k in range(particles)]
 
 
-def prompt_generators(seed: int, prompts: int, purpose: str) -> list[torch.Generator]:
+def prompt_generators(seed: Seed, prompts: int, purpose: str) -> list[torch.Generator]:
     """One generator for each prompt, for draws such as resampling, apart from the noise."""
-    return [stream(seed, p, purpose) for p in range(prompts)]
+    return [stream(*_origin(seed, p), purpose) for p in range(prompts)]
 
 
 def row_streams(
-    seed: int, particles: int, rows: Iterable[int], purpose: str, index: int
+    seed: Seed, particles: int, rows: Iterable[int], purpose: str, index: int
 ) -> list[torch.Generator]:
     """One generator for each prompt-major row at a transition, apart from those of the noise."""
-    return [stream(seed, row // particles, row % particles, purpose, index) for row in rows]
+    return [
+        stream(*_origin(seed, row // particles), row % particles, purpose, index) for row in rows
+    ]
+
+
+def _origin(seed: Seed, prompt: int) -> tuple[int, int]:
+    """Seed and number of a prompt, for its streams."""
+    return (seed, prompt) if isinstance(seed, int) else (seed[prompt], 0)
 
 
 class RowNoise:

@@ -33,6 +33,7 @@ from fkdiff.taps.scheduler import Call, Pair, path_between, permute_history, tap
 from fkdiff.taps.shadowing import own_ranking_off, watched_progress
 from fkdiff.taps.snapshots import Keeper
 from fkdiff.taps.sources import Sources
+from fkdiff.taps.texts import texts_apart
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.regions import regions_of
 from fkdiff.terms.step import Expert, Step
@@ -71,6 +72,7 @@ class PipelineTap:
         terms: Terms, of which those that edit or correct the pool concern the tap.
         keeper: Saves the run after its transitions, or goes on with a saved one.
         shards: Which rows are here; None where all are.
+        apart: Whether texts are encoded a prompt at a time, as each prompt's own call would.
         index: Transitions made so far.
         parents: Rows of the run that the last transition continued, (N,), None where none moved.
         origin: Row that each of the run's rows began in, (N,).
@@ -91,6 +93,7 @@ class PipelineTap:
     terms: Sequence[Term] = ()
     keeper: Keeper | None = None
     shards: Shards = None  # pyright: ignore[reportAssignmentType]  # __post_init__ fills it in
+    apart: bool = False
     index: int = field(default=0, init=False)
     parents: Tensor | None = field(default=None, init=False)
     origin: Tensor = field(init=False)
@@ -124,6 +127,8 @@ class PipelineTap:
             enter(tapped_denoiser(pipe, self.shards, self, self.cost, self._on_call))
             self._memory = enter(memoised_decode(pipe, self, self._samples.count))
             enter(sliced_postprocess(pipe, self))
+            if self.apart:
+                enter(texts_apart(pipe, len(self.expanded.prompts)))
             enter(chunked_feeding(pipe, self.shards, self))
             enter(watched_progress(pipe, self._on_bar))
             enter(own_ranking_off(pipe))

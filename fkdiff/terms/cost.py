@@ -47,6 +47,28 @@ class Cost:
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
+    def shares(self, prompts: int) -> "list[Cost]":
+        """Even shares of what a run of several prompts spent, which add up to it.
+
+        >>> [share.decodes for share in Cost(decodes=7).shares(2)]
+        [4, 3]
+        """
+
+        def part(number: int, place: int) -> int:
+            return number // prompts + (place < number % prompts)
+
+        return [
+            replace(
+                self,
+                denoiser_evaluations=part(self.denoiser_evaluations, place),
+                decodes=part(self.decodes, place),
+                reward_calls={k: part(v, place) for k, v in self.reward_calls.items()},
+                seconds={stage: s / prompts for stage, s in self.seconds.items()},
+                exchanged_bytes=part(self.exchanged_bytes, place),
+            )
+            for place in range(prompts)
+        ]
+
     def over(self, shards: Shards) -> "Cost":
         """What all processes spent; seconds and memory stay those of this one."""
         if shards.peers is None or shards.peers.over:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fkdiff.processes import Gaussian, Kernel
 from fkdiff.processes.shards import Shards
-from fkdiff.processes.streams import row_streams
+from fkdiff.processes.streams import Seed, row_streams
 from fkdiff.processes.tokens import TokenStep
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.draws import Draw, draws_around
@@ -73,7 +73,8 @@ class Step:
         pool: Computes the experts, called at most once.
         kernel: The transition kernel, None where it depends on solver history.
         correction: What a corrector adds to the log-weights, shape (P, K), float64.
-        seed: Of the draws of x0, which have a stream for each transition and row.
+        seed: Of the draws of x0, which have a stream for each transition and row; one for all
+            prompts or one for each.
         draw: (rows (U,), U generators, draws) -> draws of x0 given x, shape (draws, U, *); None
             for draws around the estimate of a Gaussian path.
         shards: Which rows are here; None where all are.
@@ -95,7 +96,7 @@ class Step:
     pool: Callable[[], tuple[Expert, ...]] = tuple
     kernel: Kernel | None = None
     correction: Tensor | None = None
-    seed: int = 0
+    seed: Seed = 0
     draw: Draw | None = None
     shards: Shards | None = None
     _decoded: dict[str, Any] = field(default_factory=dict, repr=False)

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fkdiff.processes.streams import row_streams
+from fkdiff.processes.streams import Seed, row_streams
 from fkdiff.processes.tokens import TokenStep
 from fkdiff.terms.draws import Draw
 from fkdiff.terms.step import Expert, Source, Step
@@ -23,8 +23,8 @@ class Cloud(Protocol):
         ...
 
     @property
-    def seed(self) -> int:
-        """Seed of every stream."""
+    def seed(self) -> Seed:
+        """Seed of every stream, one for all prompts or one for each."""
         ...
 
     def may_resample(self, index: int, total: int) -> bool:

@@ -127,31 +127,13 @@ class TokenLoop:
         )
 
     def draw(rows: Tensor, streams: Sequence[torch.Generator], draws: int) -> Tensor:
-            u = torch.stack([torch.rand(draws, x.shape[1], generator=g).double() for g in streams])
-            law = self._law(x_next, step.alpha_next, (index + 1) / total)
-            tokens, p = x_next[rows.to(x.device)], law.p[rows.to(x.device)]
-            return self.path.estimate(
-                tokens.expand(draws, -1, -1),
-                p.expand(draws, -1, -1, -1),
-                u.transpose(0, 1).to(x.device),
-            )
-
-        def estimate() -> Tensor:
-            rows, particles = torch.arange(len(x)), self.run.particles
-            streams = row_streams(self.run.seed, particles, range(len(x)), "estimate", index)
-            return draw(rows, streams, 1)[0]
-
-        return Step(
-            **facts(self.run, index, total),
-            x=x,
-            x_next=x_next,
-            path=step,
-            parents=parents,
-            source=self,
-            estimate=estimate,
-            pool=lambda: tuple(self._pool(x, step.alpha, index / total)),
-            correction=None if d is None else d.reshape(self.run.log_w.shape),
-            draw=draw,
+        u = torch.stack([torch.rand(draws, x.shape[1], generator=g).double() for g in streams])
+        law = self._law(x_next, step.alpha_next, (index + 1) / total)
+        tokens, p = x_next[rows.to(x.device)], law.p[rows.to(x.device)]
+        return self.path.estimate(
+            tokens.expand(draws, -1, -1),
+            p.expand(draws, -1, -1, -1),
+            u.transpose(0, 1).to(x.device),
         )
 
     def _vocabulary(self) -> int:

@@ -72,7 +72,9 @@ def test_an_interrupted_list_goes_on_where_it_stopped(many, here):
     code, _, error = many("stops.py:bright")
     assert code == 130 and "interrupted" in error
     runs = folders(here / "runs/list")
-    assert [(run / "line.json").exists() for run in runs] == [True, False]
+    names = ["00000-a-cat", "00001-a-b-dog-b", "00002-key-red", "together-00001"]
+    assert [run.name for run in runs] == names
+    assert [(run / "line.json").exists() for run in runs] == [True, False, False, False]
     assert "<b>1</b> of 3" in (here / "runs/list/index.html").read_text()
     before = (runs[0] / "result.json").stat().st_mtime_ns
     (here / "go").touch()
@@ -95,11 +97,13 @@ def test_a_line_that_fails_doesn_t_stop_the_others(many, here):
 def test_processes_share_the_lines_out(many, here, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    code, told, error = many("mine.py:bright")
+    code, told, error = many("mine.py:bright", "--batch", 2)
     assert (code, told, error) == (0, "", "")
     assert [run.name for run in folders(here / "runs/list")] == ["00001-a-b-dog-b"]
     monkeypatch.setenv("RANK", "0")
-    assert many("mine.py:bright")[0] == 0
+    assert many("mine.py:bright", "--batch", 2)[0] == 0
+    third = json.loads((here / "runs/list/00002-key-red/result.json").read_text())
+    assert third["settings"]["together"].startswith("drawn with 1 other prompt")
     assert "<b>3</b> of 3" in (here / "runs/list/index.html").read_text()
 
 

@@ -167,10 +167,8 @@ def without_moves(run: Callable[[Any], Drawn], group: Any) -> Drawn:
     take = Shards.take
 
     def careless(self: Shards, values: Any, parents: Any) -> Any:
-        careless.calls += 1
-        return take(self, values, parents) if careless.calls % 3 == 1 else values
+        return [*take(self, values[:1], parents), *values[1:]]
 
-    careless.calls = 0
     Shards.take = careless
     try:
         return run(group)

@@ -1,7 +1,7 @@
 """The pipeline tap: one stock call, watched transition by transition."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -396,18 +396,43 @@ class PipelineTap:
         """Continue `chosen` rows in what the scheduler returned and in what it remembers."""
         assert self._origin is not None
         self._origin = self._origin[chosen]
-
-        def pick(value: Tensor) -> Tensor:
-            return self.shards.take(value, chosen)
-
-        for name, value in call.output.items():
-            if isinstance(value, Tensor) and value.ndim and len(value) == len(call.sample):
-                call.output[name] = pick(value)
-        permute_history(call.scheduler, call.sample, pick)
-        self._kept.permute(pick)
         regions = None if self._pool is None else self._pool.pool.regions
-        if regions is not None and regions.maps is not None:
-            regions.maps.permute(pick)
+
+        def walk(pick: Callable[[Tensor], Tensor]) -> None:
+            for name, value in call.output.items():
+                if isinstance(value, Tensor) and value.ndim and len(value) == len(call.sample):
+                    call.output[name] = pick(value)
+            permute_history(call.scheduler, call.sample, pick)
+            self._kept.permute(pick)
+            if regions is not None and regions.maps is not None:
+                regions.maps.permute(pick)
+
+        self.continued(walk, chosen)
+
+    def continued(
+        self, walk: Callable[[Callable[[Tensor], Tensor]], None], chosen: Tensor
+    ) -> None:
+        """Put the rows that are continued in the places of what a walk comes by.
+
+        With other processes it goes twice: to see what there is, which then travels at once, and
+        to put it in place.
+
+        Arguments:
+            walk: Puts what a function makes of each tensor (c n, *) in its place.
+            chosen: A row for each row of the run, (N,).
+        """
+        if self.shards.world == 1:
+            walk(lambda value: self.shards.take([value], chosen)[0])
+            return
+        found: list[Tensor] = []
+
+        def seen(value: Tensor) -> Tensor:
+            found.append(value)
+            return value
+
+        walk(seen)
+        taken = iter(self.shards.take(found, chosen))
+        walk(lambda _: next(taken))
 
 
 def _transitions(call: Call) -> int:

@@ -180,7 +180,7 @@ def restore(tap: Any, call: Call, saved: dict[str, Any]) -> None:
     tap._moves, tap._parents, tap._origin = saved["moves"], saved["parents"], saved["origin"]
     tap.replaced = saved["replaced"]
     tap.micro_batch = _less(tap.micro_batch, saved["micro_batch"])
-    tap._kept.permute(lambda value: tap.shards.take(value, saved["origin"]))
+    tap.continued(tap._kept.permute, saved["origin"])
     if tap._pool is not None:
         _restore_pool(tap._pool.pool, saved["pool"], call.sample.device)
     tap.engine.restore(saved["engine"])

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fkdiff.commands.launched import joined, speaks
+from fkdiff.commands.launched import joined, of_first, speaks
 from fkdiff.commands.pool_options import pool_of, sources_of
 from fkdiff.commands.request import Request, checked, command_of, parse_window
 from fkdiff.commands.resuming import places
@@ -71,8 +71,6 @@ def draw(request: Request, go_on: bool = False) -> None:
     """
     request = checked(request)
     with joined(request.device) as group:
-        if go_on and group is not None:
-            raise refused("--resume goes on in one process; start it without torchrun")
         result, page = save_run(request, load(request), go_on=go_on, group=group)
     if speaks():
         tell(result, page)
@@ -125,9 +123,9 @@ def save_run(
         page = _saved(job, result, plain)
     except OSError as error:
         raise failed(f"{disk_full(error) or error}{_going_on(job)}") from None
-    for place in job.places.values():
-        place.forget()
-    if speaks():
+    if group is None or speaks():
+        for place in job.places.values():
+            place.forget(1 if group is None else group.size())
         clear_parts(job.folder)
     return result, page
 
@@ -155,8 +153,8 @@ def _prepared(
     steering = [] if request.reward == "none" else [loaded.rewards[request.reward or ""]]
     monitors = [loaded.rewards[spec] for spec in request.monitor]
     folder = request.out or free_folder(request.prompts[0])
-    alone = group is None and not draws_tokens(loaded.pipe)
-    kept = places(request, folder, go_on) if alone else {}
+    folder = Path(of_first(group, str(folder)))  # which is free may differ once one has begun
+    kept = {} if draws_tokens(loaded.pipe) else places(request, folder, go_on)
     try:
         steered = steer(
             loaded.pipe,

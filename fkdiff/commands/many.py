@@ -1,13 +1,13 @@
 """`fkdiff generate --prompts FILE`: a run for each line, each on disk as soon as it is done."""
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from fkdiff.commands.drawing import Loaded, load, save_run
+from fkdiff.commands.launched import place
 from fkdiff.commands.prompt_file import read_prompts
 from fkdiff.commands.request import Request, command_of
 from fkdiff.commands.resuming import unfinished
@@ -34,7 +34,7 @@ def draw_many(common: Request, file: Path) -> None:
     """
     requests = read_prompts(file, common)
     out = check_folder(common.out or Path("runs") / file.stem)
-    rank, world = (int(os.environ.get(name, d)) for name, d in (("RANK", 0), ("WORLD_SIZE", 1)))
+    rank, world = place()
     folders = [out / _name(i, request) for i, request in enumerate(requests)]
     left = [
         (request, folder)

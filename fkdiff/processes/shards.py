@@ -111,6 +111,18 @@ class Shards:
         said = torch.tensor([number], dtype=torch.float64)
         return float(self.peers.numbers(said)[:, 0].sum())
 
+    def told(self, text: str) -> list[str]:
+        """A short text of every process."""
+        if self.peers is None:
+            return [text]
+        self.peers.check()
+        return self.peers.texts(text)
+
+    def meet(self) -> None:
+        """Wait until every process is here."""
+        if self.peers is not None:
+            self.peers.check()
+
     def local(self, rows: Tensor) -> Tensor:
         """Which of the n rows here are among some of the run, ascending."""
         return torch.isin(self.rows, rows).nonzero()[:, 0]
@@ -169,9 +181,8 @@ class Shards:
             if values is None or torch.equal(wanted, torch.arange(len(values))):
                 return values
             return values[wanted.to(values.device)]
-        self.peers.check()
         kind = None if values is None else [list(values.shape[1:]), str(values.dtype)[6:]]
-        told = [json.loads(text) for text in self.peers.texts(json.dumps(kind))]
+        told = [json.loads(text) for text in self.told(json.dumps(kind))]
         kinds = [each for each in told if each is not None]
         if not kinds:
             return None

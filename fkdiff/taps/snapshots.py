@@ -119,8 +119,8 @@ class Keeper:
             return next(s for s in states if s["moves"] == max(common))
         if any(each["named"] for each in told):
             raise SnapshotError(
-                f"{self.file} and the files of the other processes are of different steps; "
-                f"delete them to start anew"
+                f"{self.file} and the files of the other processes are of different steps, or "
+                f"some are gone; delete them to start anew"
             )
         return None
 

@@ -208,7 +208,7 @@ class _Loop:
             )
             rows = self.run.transition(step)
             # What the last one selects is in the record already.
-            x = step.x_next if rows is None or step.final else shards.take(step.x_next, rows)
+            x = step.x_next if rows is None or step.final else shards.take([step.x_next], rows)[0]
 
     def _pool(self, index: int) -> list[Expert]:
         progress = index / len(self.path)

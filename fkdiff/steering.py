@@ -25,6 +25,7 @@ from fkdiff.taps.snapshots import Keeper, Snapshots
 from fkdiff.taps.token_arguments import expand_tokens
 from fkdiff.taps.token_families import draws_tokens, token_tap
 from fkdiff.taps.tokens import TokenTap
+from fkdiff.taps.weights import weights_mark
 from fkdiff.terms.consistency import check_pool, stated_target, tilts
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.reward import Reward, as_reward
@@ -72,7 +73,8 @@ def steer(
             lasts; what it raises ends the run.
         keep: Folder in which the state is kept after each transition (or `Snapshots` of
             `fkdiff.taps.snapshots`, which say how often); a call that finds one of the same
-            settings there goes on from it and ends bit for bit the same. Needs a seed.
+            settings and weights there goes on from it and ends bit for bit the same. Needs a
+            seed. With a group, a folder that all processes see.
         group: Processes of torch.distributed that share the particles of every prompt, None for
             this one alone. Each makes the same call on a pipeline of its own, and gets the whole
             output. The same seed and micro-batch give the bits of one process on as many threads;
@@ -155,11 +157,6 @@ class Steered:
                     f"terms must be terms such as Tilt(reward), got {type(term).__name__}; "
                     f"wrap a reward: Tilt(reward, scale=2)"
                 )
-        if self.keep is not None and self.group is not None:
-            raise ValueError(
-                "keep must be None with a group, whose state is spread over its processes; leave "
-                "out one of the two"
-            )
         check_pool(self.terms, self.stochastic)
         check_names(self._rewards)
         check_family(self.pipe)
@@ -211,12 +208,10 @@ class Steered:
         run = self._run(expanded, tuple(seeds) if apart and seeds else seed, shards)
         tap = self._tap(expanded, run, self._streams(run, None if apart else seeds))
         check_read(self.pipe, tap, self._rewards)
-        if isinstance(tap, PipelineTap) and self.keep is not None:
-            call = dict(expanded.arguments)
-            known = {**settings, "prompts": expanded.prompts, "seed": seed, "call": call}
-            tap.keeper = Keeper(self.keep, {**known, "wanted": expanded.wanted})
         try:
             with run.cost.time("total"), shards.watched():
+                if isinstance(tap, PipelineTap) and self.keep is not None:
+                    tap.keeper = self._keeper(self.keep, expanded, settings, run)
                 output = tap()
                 if run.returned is None:
                     raise TapError(
@@ -281,6 +276,20 @@ class Steered:
         more = {"stochastic": self.stochastic, "terms": self.terms, "shards": run.shards}
         more["apart"] = not isinstance(run.seed, int) and len(run.prompts) > 1
         return PipelineTap(self.pipe, **settings, **more)
+
+    def _keeper(
+        self, keep: Snapshots, expanded: Expanded, settings: dict[str, Any], run: Run
+    ) -> Keeper:
+        known = {
+            "seed": run.seed,
+            "prompts": expanded.prompts,
+            "call": dict(expanded.arguments),
+            "wanted": expanded.wanted,
+            "weights": weights_mark([self.pipe, *self.terms]),
+            # With another micro-batch processes hold other rows.
+            **({} if self.group is None else {"slots": run.shards.limits}),
+        }
+        return Keeper(keep, {**settings, **known}, run.shards)
 
     @property
     def _rewards(self) -> list[Reward]:

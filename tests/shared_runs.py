@@ -34,6 +34,8 @@ from fkdiff import (
 from fkdiff.cli import main
 from fkdiff.processes.shards import Shards
 from fkdiff.result import Result
+from fkdiff.taps.snapshot_file import read_tree
+from fkdiff.taps.snapshots import Snapshots
 from tests.tiny import build
 
 __all__ = ["CASES", "COMPARED", "REFUSALS", "commanded", "dying", "identity"]
@@ -80,10 +82,6 @@ def sde_solver(config: Any) -> Any:
     return solver.from_config(config, algorithm_type="sde-dpmsolver++", solver_order=2)
 
 
-def ancestral(config: Any) -> Any:
-    return diffusers.EulerAncestralDiscreteScheduler.from_config(config)
-
-
 def scores(group: Any) -> Drawn:
     def score(mean: float) -> Callable[..., Any]:
         return lambda x, alpha, sigma: -(x - alpha * mean) / (alpha**2 + sigma**2)
@@ -117,7 +115,6 @@ CASES: dict[str, tuple[int, Callable[[Any], Drawn]]] = {
     ),
     # Its own noise and the model outputs of the steps before.
     "solver": (2, drawn("sd", FAST, particles=4, micro_batch=2, scheduler=sde_solver)),
-    "ancestral": (2, drawn("sd", FAST, particles=4, micro_batch=2, scheduler=ancestral)),
     "all": (
         2,
         drawn(
@@ -130,13 +127,14 @@ CASES: dict[str, tuple[int, Callable[[Any], Drawn]]] = {
         ),
     ),
     "plain": (2, drawn("sd", particles=5, micro_batch=2, call={"num_images_per_prompt": 3})),
-    "draws": (
+    "adaptive draws": (
         2,
-        drawn("sd", Tilt(bright(), 400.0, draws=2), particles=4, micro_batch=2),
-    ),
-    "adaptive": (
-        2,
-        drawn("sd", Tilt(bright(), 400.0, schedule="adaptive"), particles=4, micro_batch=2),
+        drawn(
+            "sd",
+            Tilt(bright(), 400.0, draws=2, schedule="adaptive"),
+            particles=4,
+            micro_batch=2,
+        ),
     ),
     "pool": (
         2,
@@ -149,7 +147,6 @@ CASES: dict[str, tuple[int, Callable[[Any], Drawn]]] = {
     ),
     "from an image": (2, drawn("sd_img2img", FAST, particles=4, micro_batch=2)),
     "control": (2, drawn("sd_controlnet", FAST, particles=4, micro_batch=2)),
-    "sdxl from an image": (2, drawn("sdxl_img2img", FAST, particles=4, micro_batch=2)),
     "cogvideox": (2, drawn("cogvideox", Tilt(bright("video"), 400.0), particles=4, micro_batch=2)),
     "cut-outs": (2, drawn("sd", Cutout(), FAST, particles=4, micro_batch=2)),
     "labels": (2, drawn("dit", FAST, particles=4, micro_batch=2)),
@@ -167,10 +164,8 @@ def without_moves(run: Callable[[Any], Drawn], group: Any) -> Drawn:
     take = Shards.take
 
     def careless(self: Shards, values: Any, parents: Any) -> Any:
-        careless.calls += 1
-        return take(self, values, parents) if careless.calls % 3 == 1 else values
+        return [*take(self, values[:1], parents), *values[1:]]
 
-    careless.calls = 0
     Shards.take = careless
     try:
         return run(group)
@@ -244,9 +239,53 @@ def identity(rank: int, folder: str, names: list[str]) -> None:
         for name, run in COMPARED.items():
             found[f"control {name}"] = record(*run(two))
         found["refusals"] = {name: refusal(run, two) for name, run in REFUSALS.items()}
+        found["kept"] = kept(Path(folder, "kept"), two)
+    if rank == 0:
+        found["kept alone"] = record(*counted()(None))
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
     dist.barrier()
     dist.destroy_process_group()
+
+
+def counted(keep: Path | None = None) -> Callable[[Any], Drawn]:
+    return drawn("sd", Tilt(as_reward(counting), 400.0), particles=4, micro_batch=2, keep=keep)
+
+
+def counting(pixels: Any) -> Any:
+    counting.calls += 1
+    return pixels.flatten(1).mean(1)
+
+
+counting.calls = 0
+
+
+def kept(folder: Path, group: Any) -> dict[str, Any]:
+    """A run that ends while its states get their names, one that goes on, and one that can't.
+
+    The second process ends when both have written the state after the second step, and only the
+    first one's has got its name.
+    """
+    run, meet = counted(folder), Shards.meet
+
+    def torn(self: Shards) -> None:
+        meet(self)
+        torn.calls += 1
+        if torn.calls == 2 and self.rank == 1:
+            raise InterruptedError("killed")
+
+    torn.calls, Shards.meet = 0, torn
+    found: dict[str, Any] = {"killed": refusal(run, group)}
+    Shards.meet = meet
+    mine = Snapshots(folder).file_of(dist.get_rank())
+    found["named"] = read_tree(mine)[0]["moves"]
+    counting.calls = 0
+    found["rest"] = record(*run(group))
+    found["calls"] = counting.calls
+    if dist.get_rank() == 1:
+        mine.unlink()
+    found["torn"] = refusal(run, group)
+    Snapshots(folder, fresh=True).forget(2)
+    return found
 
 
 def refusal(run: Callable[[Any], Drawn], group: Any) -> str:
@@ -325,12 +364,16 @@ def dying(rank: int, folder: str, how: str) -> None:
 
 
 def commanded(rank: int, folder: str, port: int, words: list[str]) -> None:
-    """The command line as `torchrun` would start it in two processes; what each says is kept."""
+    """The command line in two processes as accelerate starts them by MPI; what each says is kept.
+
+    MPI's variables are set, and MPI itself isn't there.
+    """
     torch.set_num_threads(1)
     os.chdir(folder)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    mpi = {"RANK": rank, "LOCAL_RANK": rank, "SIZE": 2, "LOCAL_SIZE": 2}
+    os.environ |= {f"OMPI_COMM_WORLD_{name}": str(number) for name, number in mpi.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"GLOO_SOCKET_IFNAME": "lo"}
+    os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "True"}
     told, errors = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(told), contextlib.redirect_stderr(errors):
         code = main(words)

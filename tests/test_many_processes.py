@@ -3,12 +3,15 @@
 import json
 import multiprocessing
 import socket
+import subprocess
+import sys
 
 import pytest
 import torch.multiprocessing
 from safetensors.torch import load_file
 
 from fkdiff.cli import main
+from fkdiff.commands.launched import place
 from tests.shared_runs import CASES, COMPARED, commanded, dying, identity
 from tests.tiny import build
 
@@ -48,6 +51,19 @@ def test_many_processes_find_the_bits_of_one(found, name):
         assert mine["spent"][0] == expected["spent"][0]
         assert mine["spent"][2] == expected["spent"][2]  # no sample is scored twice anywhere
         assert expected["crossed"] > 0 or name == "plain"
+
+
+def test_a_shared_run_goes_on_at_the_last_state_that_all_have(found):
+    first, second = (found[rank]["kept"] for rank in (0, 1))
+    assert second["killed"] == "InterruptedError: killed"
+    assert first["killed"] == "PeerError: process 1 of 2 failed: InterruptedError: killed"
+    assert (first["named"], second["named"]) == (2, 1)
+    for each in (first, second):
+        assert each["rest"]["digests"] == found[0]["kept alone"]["digests"]
+        assert each["rest"]["spent"] == found[0]["kept alone"]["spent"]
+        assert each["calls"] <= 2  # the third and the fourth step alone
+        assert each["torn"].startswith("SnapshotError: ")
+        assert "of different steps, or some are gone; delete them" in each["torn"]
 
 
 @pytest.mark.parametrize("name", COMPARED)
@@ -104,9 +120,9 @@ calls = []
 def bright(pixels):
     return pixels.mean((1, 2, 3))
 
-def second_fails(pixels):
+def third_fails(pixels):
     calls.append(1)
-    if os.environ.get("RANK") == "1" and len(calls) == 2:
+    if os.environ.get("RANK") == "1" and len(calls) == 3 and not os.path.exists("mended"):
         raise ArithmeticError("no more ink")
     return pixels.mean((1, 2, 3))
 """
@@ -128,22 +144,34 @@ def command(tmp_path_factory):
     return here, words
 
 
-def together(here, words):
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = launched(commanded, 2, str(here), port, words)
+        return free.getsockname()[1]
+
+
+def together(here, words):
+    context = launched(commanded, 2, str(here), free_port(), words)
     while not context.join():
         pass
     return [json.loads((here / f"{rank}.json").read_text()) for rank in range(2)]
 
 
 def test_the_same_command_line_shares_the_particles_out(command, monkeypatch):
+    """Really started, by accelerate; without GPUs its --multi_gpu starts them on the CPU."""
     here, words = command
-    first, second = together(here, words("bright", "two"))
-    assert first["code"] == second["code"] == 0, first["errors"] + second["errors"]
-    assert "Report: two/report.html" in first["told"]
-    assert second["told"] == ""
+    given = ("--multi_gpu", "--num_processes", 2, "--num_machines", 1, "--mixed_precision", "no")
+    more = ("--dynamo_backend", "no", "--main_process_port", free_port(), "-m", "fkdiff.cli")
+    launch = (sys.executable, "-m", "accelerate.commands.launch", *given, *more)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    done = subprocess.run(
+        [*map(str, launch), *words("bright", "two"), "--device", "cpu"],
+        cwd=here, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Report: two/report.html") == 1
+    assert not list((here / "two").glob("snapshot*"))
     monkeypatch.chdir(here)
     assert main(words("bright", "one")) == 0
     one, two = (load_file(here / out / "result.safetensors") for out in ("one", "two"))
@@ -154,8 +182,23 @@ def test_the_same_command_line_shares_the_particles_out(command, monkeypatch):
 
 def test_a_failure_ends_the_command_on_all(command):
     here, words = command
-    found = together(here, words("second_fails", "failed"))
+    found = together(here, words("third_fails", "failed"))
     assert [each["code"] for each in found] == [1, 1]
     assert all("no more ink" in each["errors"] for each in found)
     assert "process 1 of 2 failed: RewardError" in found[0]["errors"]
     assert (here / "failed" / "result.json").exists()  # what the first process had made
+    assert "go on with: fkdiff generate --resume failed" in found[0]["errors"]
+    words = ["generate", "--resume", "failed", "--reward", f"{here}/mine.py:third_fails"]
+    (here / "mended").touch()
+    found = together(here, words)
+    assert [each["code"] for each in found] == [0, 0], found[0]["errors"] + found[1]["errors"]
+    assert "Report: failed/report.html" in found[0]["told"] and found[1]["told"] == ""
+    assert not list((here / "failed").glob("snapshot*"))
+
+
+def test_one_process_where_more_were_asked_for_is_told(monkeypatch):
+    """Without MPI, accelerate starts no more than one on CPUs."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.warns(UserWarning, match="starts one process alone on CPUs"):
+        assert place() == (0, 1)

@@ -31,11 +31,13 @@ def run(quick: bool, seed: int) -> dict[str, Any]:
         By number of processes R: `bytes_ratio`, bytes received by all processes over those that
         must move (of rows that are continued elsewhere, once for each process that needs one, and
         of the record's and the output's rows, which all processes get); `overhead_share`, the
-        processor time of exchanges (packing and waiting too) and of the engine on all processes,
-        over all that they spend; `processor_ratio`, all that they spend over what one process
-        does for the same run, which also counts text encoding and scheduler once a process;
-        `identical`, whether latents and weights have the bits of one process; `seconds` on the
-        wall, which say little where there are fewer cores than processes. Means of the repeats.
+        processor time that all threads of all processes spend within exchanges (packing, talking,
+        being woken) and within the engine, which each process runs for the whole cloud, over all
+        that they spend: a process asleep until a slower one comes spends nothing, and shows in
+        `seconds` alone; `processor_ratio`, all that they spend over what one process does for the
+        same run, which also counts text encoding and scheduler once a process; `identical`,
+        whether latents and weights have the bits of one process; `seconds` on the wall, which say
+        little where there are fewer cores than processes. Means of the repeats.
     """
     settings = {"steps": 6 if quick else 30, "repeats": 1 if quick else 2, "seed": seed}
     found = {str(world): _measured(world, settings) for world in PROCESSES}
@@ -166,8 +168,8 @@ def _watched(moved: dict[int, int] | None) -> Iterator[None]:
 
     def take(shards: Shards, values: Any, parents: Any) -> Any:
         if moved is not None:
-            size = values.numel() * values.element_size() // len(shards.rows)
-            moved[id(parents)] = moved.get(id(parents), 0) + size
+            size = sum(value.numel() * value.element_size() for value in values)
+            moved[id(parents)] = size // len(shards.rows)
         return takes(shards, values, parents)
 
     setattr(Shards, "take", take)  # noqa: B010  # not by assignment, which no type allows

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fkdiff.commands.calls import call_arguments, free_folder
-from fkdiff.commands.launched import joined, speaks
+from fkdiff.commands.launched import joined, of_first, speaks
 from fkdiff.commands.pool_options import pool_of, sources_of
 from fkdiff.commands.request import Request, checked, command_of, parse_window
 from fkdiff.commands.resuming import places
@@ -80,8 +80,6 @@ def draw(request: Request, go_on: bool = False) -> None:
     """
     request = checked(request)
     with joined(request.device) as group:
-        if go_on and group is not None:
-            raise refused("--resume goes on in one process; start it without torchrun")
         result, page = save_run(request, load(request), go_on=go_on, group=group)
     if speaks():
         tell(result, page)
@@ -161,9 +159,9 @@ def _run(job: _Job) -> "tuple[Result, Path]":
     except OSError as error:
         told = f"{disk_full(error) or error}{_going_on(job)}"
         raise failed(told, lacks="disk") from None
-    for place in job.places.values():
-        place.forget()
-    if speaks():
+    if group is None or speaks():
+        for place in job.places.values():
+            place.forget(1 if group is None else group.size())
         for folder in (job.folder, *(each.out for each in job.apart)):
             clear_parts(folder or job.folder)
     return result, page
@@ -203,8 +201,8 @@ def _prepared(
     steering = [] if request.reward == "none" else [loaded.rewards[request.reward or ""]]
     monitors = [loaded.rewards[spec] for spec in request.monitor]
     folder = request.out or free_folder(request.prompts[0])
-    alone = group is None and not draws_tokens(loaded.pipe)
-    kept = places(request, folder, go_on, apart) if alone else {}
+    folder = Path(of_first(group, str(folder)))  # which is free may differ once one has begun
+    kept = {} if draws_tokens(loaded.pipe) else places(request, folder, go_on, apart)
     try:
         steered = steer(
             loaded.pipe,

@@ -173,10 +173,11 @@ def _named(context: typer.Context, name: str) -> bool:
 def go_on(folder: Path, given: dict[str, Any]) -> None:
     """Finish the run of a folder; one that is finished is only told."""
     from fkdiff.commands.drawing import draw
+    from fkdiff.commands.launched import speaks
     from fkdiff.commands.resuming import finished, resumed
 
     page = finished(folder)
-    if page is not None:
-        print(f"Finished already. Report: {page}")
-    else:
+    if page is None:
         draw(resumed(folder, given), go_on=True)
+    elif speaks():
+        print(f"Finished already. Report: {page}")

@@ -5,7 +5,6 @@ been drawn alone. Where that fails for one of them, they are drawn one at a time
 """
 
 import json
-import os
 import re
 import shutil
 import traceback
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fkdiff.commands.drawing import Loaded, load, save_apart, save_run
+from fkdiff.commands.launched import place
 from fkdiff.commands.prompt_file import read_prompts
 from fkdiff.commands.request import Request, command_of
 from fkdiff.commands.stops import Stop, failed, refused
@@ -41,7 +41,7 @@ def draw_many(common: Request, file: Path) -> None:
     """
     requests = read_prompts(file, common)
     out = check_folder(common.out or Path("runs") / file.stem)
-    rank, world = (int(os.environ.get(name, d)) for name, d in (("RANK", 0), ("WORLD_SIZE", 1)))
+    rank, world = place()
     folders = [out / _name(i, request) for i, request in enumerate(requests)]
     mine = [Line(*pair) for pair in zip(requests, folders, strict=True)][rank::world]
     left = [line for line in mine if not _done(line.request, line.folder)]

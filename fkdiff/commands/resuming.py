@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fkdiff.commands.launched import speaks
 from fkdiff.commands.request import UNTOLD, Request, checked
 from fkdiff.commands.stops import refused
 
@@ -38,7 +39,7 @@ def places(
 
     if not request.save_every:
         return {}
-    if not go_on and _file(folder).is_file():
+    if speaks() and not go_on and _file(folder).is_file():
         warnings.warn(
             f"{folder} holds an unfinished run, and this one replaces it; to go on with that: "
             f"fkdiff generate --resume {shlex.quote(str(folder))}",

@@ -45,8 +45,8 @@ class Peers:
         self._device = torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
         self.over = False
 
-    def numbers(self, values: Tensor) -> list[Tensor]:
-        """Numbers of every process, `width` each, those that it didn't say zero.
+    def numbers(self, values: Tensor) -> Tensor:
+        """Numbers of every process, (world, `width`), those that it didn't say zero.
 
         Arguments:
             values: What this one says, shape (n,), float64, n at most `width`.
@@ -59,12 +59,11 @@ class Peers:
         said = torch.zeros(1 + self.width, dtype=torch.float64)
         said[1 : 1 + len(values)] = values
         heard = self._gathered(said)
-        failed = [rank for rank, numbers in enumerate(heard) if numbers[0] != 0]
-        if failed:
-            self.over = True
-            told = self.texts("", _MESSAGE)[failed[0]]
-            raise PeerError(f"process {failed[0]} of {self.world} failed: {told}")
-        return [numbers[1:] for numbers in heard]
+        if heard[:, 0].any():
+            self.over, failed = True, int(heard[:, 0].argmax())
+            told = self.texts("", _MESSAGE)[failed]
+            raise PeerError(f"process {failed} of {self.world} failed: {told}")
+        return heard[:, 1:]
 
     def check(self) -> None:
         """Wait until every process is here.
@@ -80,7 +79,7 @@ class Peers:
         data = text.encode()[:size]
         said[: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
         heard = self._gathered(said)
-        return [bytes(h.tolist()).rstrip(b"\0").decode(errors="ignore") for h in heard]
+        return [bytes(h).rstrip(b"\0").decode(errors="ignore") for h in heard.tolist()]
 
     def swap(self, send: Mapping[int, Tensor], receive: Mapping[int, int]) -> dict[int, Tensor]:
         """Bytes from other processes for bytes to them.
@@ -119,13 +118,14 @@ class Peers:
         except PeerError:
             pass  # they are gone; the error that is on its way says more
 
-    def _gathered(self, block: Tensor) -> list[Tensor]:
+    def _gathered(self, block: Tensor) -> Tensor:
+        """The block (n,) of every process, shape (world, n)."""
         said = block.to(self._device)
-        heard = [torch.empty_like(said) for _ in range(self.world)]
+        heard = said.new_empty(self.world, len(said))
         with self._timed():
-            dist.all_gather(heard, said, group=self.group)
+            dist.all_gather(list(heard), said, group=self.group)
         self.received += (self.world - 1) * said.numel() * said.element_size()
-        return [h.cpu() for h in heard]
+        return heard.cpu()
 
     @contextmanager
     def _timed(self) -> Iterator[None]:

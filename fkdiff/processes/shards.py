@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -102,18 +102,26 @@ class Shards:
         if self.peers is None:
             return values
         heard = self.peers.numbers(values.view(torch.float64))
-        parts = [
-            numbers[: self.prompts * len(self._slots(rank))].reshape(self.prompts, -1)
-            for rank, numbers in enumerate(heard)
-        ]
-        return torch.cat(parts, 1).flatten().view(values.dtype)
+        return heard.flatten()[self._heard_at].view(values.dtype)
 
     def total(self, number: float) -> float:
         """Sum of a number over the processes."""
         if self.peers is None:
             return number
         said = torch.tensor([number], dtype=torch.float64)
-        return float(sum(heard[0] for heard in self.peers.numbers(said)))
+        return float(self.peers.numbers(said)[:, 0].sum())
+
+    def told(self, text: str) -> list[str]:
+        """A short text of every process."""
+        if self.peers is None:
+            return [text]
+        self.peers.check()
+        return self.peers.texts(text)
+
+    def meet(self) -> None:
+        """Wait until every process is here."""
+        if self.peers is not None:
+            self.peers.check()
 
     def local(self, rows: Tensor) -> Tensor:
         """Which of the n rows here are among some of the run, ascending."""
@@ -130,35 +138,36 @@ class Shards:
             return torch.ones(len(parents), dtype=torch.bool)
         if self.peers is None:
             return (values == values[parents.to(values.device)]).flatten(1).all(dim=1).cpu()
-        marks = self.gather(torch.tensor([_mark(row) for row in values.detach().cpu()]))
+        marks = self.gather(_marks(values))
         return marks == marks[parents]
 
-    def take(self, values: Tensor, parents: Tensor) -> Tensor:
-        """Rows that those here continue; what other processes hold comes from them.
+    def take(self, values: Sequence[Tensor], parents: Tensor) -> list[Tensor]:
+        """Rows that those here continue; what other processes hold comes from them, all at once.
 
         Arguments:
-            values: Something of each row here, (c n, *), c copies of all rows one after another.
+            values: Something of each row here, (c n, *) each, c copies of all rows one after
+                another.
             parents: A row for each row of the run, (N,), the same on all processes.
 
         Returns:
-            Shape (c n, *).
+            As many, of the same shapes.
         """
         n = len(self.rows)
-        copies = len(values) // n
         if self.peers is None:
-            wide = torch.cat([parents + i * n for i in range(copies)])
-            return values[wide.to(values.device)]
-        plan = self._planned(parents)
-        shape = (copies, n, *values.shape[1:])
-        rows = values.reshape(shape).transpose(0, 1).contiguous()
-        size = rows[0].numel() * rows.element_size()
+            return [_picked(value, parents, n) for value in values]
+        if not values:
+            return []
+        plan, place = self._planned(parents), values[0].device
+        packed = [_by_row(value, n).to(place) for value in values]
+        rows, source = torch.cat(packed, 1), plan.source.to(place)
+        size = rows.shape[1]
         heard = self.peers.swap(
-            {rank: _bytes(rows[part.to(rows.device)]) for rank, part in plan.send.items()},
+            {rank: rows[part.to(place)].flatten() for rank, part in plan.send.items()},
             {rank: number * size for rank, number in plan.receive.items()},
         )
-        new = [_rows(heard[rank], rows).to(rows.device) for rank in plan.receive]
-        taken = torch.cat([rows, *new])[plan.source.to(rows.device)]
-        return taken.transpose(0, 1).reshape(values.shape)
+        new = [heard[rank].view(-1, size).to(place) for rank in plan.receive]
+        parts = torch.cat([rows, *new])[source].split([part.shape[1] for part in packed], 1)
+        return [_of_rows(part, value) for part, value in zip(parts, values, strict=True)]
 
     def share(self, values: Tensor | None, wanted: Tensor) -> Tensor | None:
         """Wanted rows of the run, shape (W, *), the same on all processes.
@@ -172,9 +181,8 @@ class Shards:
             if values is None or torch.equal(wanted, torch.arange(len(values))):
                 return values
             return values[wanted.to(values.device)]
-        self.peers.check()
         kind = None if values is None else [list(values.shape[1:]), str(values.dtype)[6:]]
-        told = [json.loads(text) for text in self.peers.texts(json.dumps(kind))]
+        told = [json.loads(text) for text in self.told(json.dumps(kind))]
         kinds = [each for each in told if each is not None]
         if not kinds:
             return None
@@ -229,6 +237,13 @@ class Shards:
 
     def _slots(self, rank: int) -> range:
         return range(self.limits[rank], self.limits[rank + 1])
+
+    @cached_property
+    def _heard_at(self) -> Tensor:
+        """Where the number of each row of the run is among those that all processes say."""
+        assert self.peers is not None
+        owner, place = self._owner(torch.arange(self.prompts * self.particles))
+        return owner * self.peers.width + place
 
     def _owner(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Process that holds each row of the run, and its place among the rows there."""
@@ -326,10 +341,30 @@ def _units(prompts: int, particles: int, micro_batch: int | None) -> int:
     return -(-particles // _unit(prompts, micro_batch))
 
 
-def _mark(row: Tensor) -> int:
-    """64 bits that tell rows apart."""
-    digest = hashlib.blake2b(_bytes(row).numpy().tobytes(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
+def _marks(values: Tensor) -> Tensor:
+    """64 bits that tell rows (n, *) apart, shape (n,), int64."""
+    rows = _by_row(values, len(values)).cpu().numpy()
+    found = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
+    return torch.frombuffer(bytearray(found), dtype=torch.int64)
+
+
+def _picked(values: Tensor, parents: Tensor, n: int) -> Tensor:
+    """Rows that others continue where all are here: of each of the copies (c n, *)."""
+    wide = torch.cat([parents + start for start in range(0, len(values), n)])
+    return values[wide.to(values.device)]
+
+
+def _by_row(values: Tensor, n: int) -> Tensor:
+    """The bits of all copies of each row, shape (n, bytes), uint8, of values (c n, *)."""
+    rows = values.detach().reshape(len(values) // n, n, -1).transpose(0, 1)
+    return rows.reshape(n, -1).contiguous().view(torch.uint8)
+
+
+def _of_rows(bits: Tensor, like: Tensor) -> Tensor:
+    """The inverse of `_by_row`, in the shape, type and place of `like`."""
+    n = len(bits)
+    rows = bits.to(like.device).contiguous().view(like.dtype).reshape(n, len(like) // n, -1)
+    return rows.transpose(0, 1).reshape(like.shape)
 
 
 def _bytes(values: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The pipeline tap: one stock call, watched transition by transition."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -295,13 +295,38 @@ class PipelineTap:
         """Continue `chosen` rows in what the scheduler returned and in what it remembers."""
         self.origin = self.origin[chosen]
 
-        def pick(value: Tensor) -> Tensor:
-            return self.shards.take(value, chosen)
+        def walk(pick: Callable[[Tensor], Tensor]) -> None:
+            for name, value in call.output.items():
+                if isinstance(value, Tensor) and value.ndim and len(value) == len(call.sample):
+                    call.output[name] = pick(value)
+            permute_history(call.scheduler, call.sample, pick)
+            self.kept.permute(pick)
+            if self._samples.regions is not None:
+                self._samples.regions.permute(pick)
 
-        for name, value in call.output.items():
-            if isinstance(value, Tensor) and value.ndim and len(value) == len(call.sample):
-                call.output[name] = pick(value)
-        permute_history(call.scheduler, call.sample, pick)
-        self.kept.permute(pick)
-        if self._samples.regions is not None:
-            self._samples.regions.permute(pick)
+        self.continued(walk, chosen)
+
+    def continued(
+        self, walk: Callable[[Callable[[Tensor], Tensor]], None], chosen: Tensor
+    ) -> None:
+        """Put the rows that are continued in the places of what a walk comes by.
+
+        With other processes it goes twice: to see what there is, which then travels at once, and
+        to put it in place.
+
+        Arguments:
+            walk: Puts what a function makes of each tensor (c n, *) in its place.
+            chosen: A row for each row of the run, (N,).
+        """
+        if self.shards.world == 1:
+            walk(lambda value: self.shards.take([value], chosen)[0])
+            return
+        found: list[Tensor] = []
+
+        def seen(value: Tensor) -> Tensor:
+            found.append(value)
+            return value
+
+        walk(seen)
+        taken = iter(self.shards.take(found, chosen))
+        walk(lambda _: next(taken))

@@ -8,7 +8,7 @@ and the random streams remember is put in place.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fkdiff.processes.shards import Shards
 from fkdiff.taps.batching import sliced
 from fkdiff.taps.denoiser import NetworkCall
 from fkdiff.taps.guidance import Guidance
@@ -32,6 +33,8 @@ _REPLAYED = frozenset({"micro_batch"})
 @dataclass(frozen=True)
 class Snapshots:
     """Where a run keeps its state, to go on from it in a later call of the same settings.
+
+    Processes that share a cloud keep what each has in a file of its own, all in this folder.
 
     Arguments:
         folder: Created if need be.
@@ -66,32 +69,69 @@ class Snapshots:
     @property
     def file(self) -> Path:
         """The snapshot; whole whenever it is there."""
-        return Path(self.folder).expanduser() / self.name
+        return self.file_of(0)
 
-    def forget(self) -> None:
-        """Delete the snapshot, once what came out of the run is safe."""
-        self.file.unlink(missing_ok=True)
+    def file_of(self, rank: int) -> Path:
+        """The file of one of the processes that share a cloud."""
+        path = Path(self.folder).expanduser() / self.name
+        return path.with_stem(f"{path.stem}.{rank}") if rank else path
+
+    def forget(self, processes: int = 1) -> None:
+        """Delete the snapshot, once what came out of the run is safe.
+
+        Arguments:
+            processes: Those that shared the cloud; one of them deletes the files of all.
+        """
+        for rank in range(processes):
+            self.file_of(rank).unlink(missing_ok=True)
+            _next(self.file_of(rank)).unlink(missing_ok=True)
 
 
 class Keeper:
     """Saves one run, or goes on with one.
 
+    Where processes share it, a state gets its name once each of them has written its own, so that
+    whenever they end there is one that all of them have.
+
     Arguments:
         place: Where.
         settings: What the run depends on; those of a snapshot must be the same.
+        shards: Which rows are here.
 
     Raises:
-        SnapshotError: If the snapshot there is damaged, of another version or another run.
+        SnapshotError: If the snapshot there is damaged, of another version or another run, or
+            processes have none in common.
     """
 
-    def __init__(self, place: Snapshots, settings: Mapping[str, Any]) -> None:
+    def __init__(self, place: Snapshots, settings: Mapping[str, Any], shards: Shards) -> None:
         self.place, self.settings = place, json.loads(json.dumps(_told(settings)))
-        self._saved: dict[str, Any] | None = None
+        self.shards, self.file = shards, place.file_of(shards.rank)
         self._templates: dict[str, Any] = {}
-        if not place.fresh and place.file.is_file():
-            tree, about = read_tree(place.file)
-            self._check(about.get("settings", {}))
-            self._saved = tree
+        self._saved = None if place.fresh else self._found()
+
+    def _found(self) -> dict[str, Any] | None:
+        """The last state that all processes have."""
+        saved = self._read(self.file)
+        if self.shards.world == 1:
+            return saved
+        states = [s for s in (saved, self._read(_next(self.file))) if s is not None]
+        told = [json.loads(text) for text in self.shards.told(_moves(saved, states))]
+        common = set.intersection(*(set(each["states"]) for each in told))
+        if common:
+            return next(s for s in states if s["moves"] == max(common))
+        if any(each["named"] for each in told):
+            raise SnapshotError(
+                f"{self.file} and the files of the other processes are of different steps, or "
+                f"some are gone; delete them to start anew"
+            )
+        return None
+
+    def _read(self, file: Path) -> dict[str, Any] | None:
+        if not file.is_file():
+            return None
+        tree, about = read_tree(file)
+        self._check(about.get("settings", {}))
+        return tree
 
     @property
     def skipping(self) -> bool:
@@ -108,13 +148,13 @@ class Keeper:
         """Let a step pass; at the saved one, put back what was."""
         assert self._saved is not None
         if call.calls != self._saved.get("calls"):
-            raise SnapshotError(f"{self.place.file} is of another run; choose another folder")
+            raise SnapshotError(f"{self.file} is of another run; choose another folder")
         if call.position == self._saved["position"]:
             try:
                 restore(tap, call, self._saved)
             except (KeyError, TypeError, AttributeError, RuntimeError) as error:
                 raise SnapshotError(
-                    f"{self.place.file} doesn't fit this run ({error!r}); delete it to start anew"
+                    f"{self.file} doesn't fit this run ({error!r}); delete it to start anew"
                 ) from error
             self._saved = None
 
@@ -123,10 +163,17 @@ class Keeper:
 
         Raises:
             OSError: If the file can't be written; the older one stays.
+            PeerError: If another process can't write its own.
         """
-        if not call.last and tap.index % self.place.every == 0:
-            about = {"settings": self.settings, "note": dict(self.place.note)}
-            write_tree(self.place.file, state_of(tap, call), about)
+        if call.last or tap.index % self.place.every:
+            return
+        about = {"settings": self.settings, "note": dict(self.place.note)}
+        if self.shards.world == 1:
+            write_tree(self.file, state_of(tap, call), about)
+            return
+        write_tree(_next(self.file), state_of(tap, call), about)
+        self.shards.meet()
+        _next(self.file).replace(self.file)
 
     def _check(self, other: Mapping[str, Any]) -> None:
         mine, theirs = (
@@ -134,14 +181,29 @@ class Keeper:
             for found in (self.settings, other)
         )
         changed = [k for k in {**mine, **theirs} if mine.get(k) != theirs.get(k)]
+        if changed == ["weights"]:
+            raise SnapshotError(
+                f"{self.file} was made with other weights of the model than those that are "
+                f"loaded; load the same ones, or delete it to start anew"
+            )
         if changed:
             told = "; ".join(
                 f"{k}: {theirs.get(k)!r:.60} there, {mine.get(k)!r:.60} here" for k in changed[:3]
             )
             raise SnapshotError(
-                f"{self.place.file} is of another run ({told}); choose another folder, or delete "
+                f"{self.file} is of another run ({told}); choose another folder, or delete "
                 f"it to start anew"
             )
+
+
+def _next(file: Path) -> Path:
+    """What becomes the snapshot once all processes have written theirs."""
+    return file.with_stem(f"{file.stem}.next")
+
+
+def _moves(saved: Mapping[str, Any] | None, states: Sequence[Mapping[str, Any]]) -> str:
+    """What a process tells the others of the states that it has."""
+    return json.dumps({"named": saved is not None, "states": [s["moves"] for s in states]})
 
 
 def state_of(tap: Any, call: Call) -> dict[str, Any]:
@@ -182,7 +244,7 @@ def restore(tap: Any, call: Call, saved: dict[str, Any]) -> None:
     tap.index, tap.parents, tap.origin = saved["moves"], saved["parents"], saved["origin"]
     tap.own.replaced = saved["replaced"]
     tap.micro_batch = _less(tap.micro_batch, saved["micro_batch"])
-    tap.kept.permute(lambda value: tap.shards.take(value, saved["origin"]))
+    tap.continued(tap.kept.permute, saved["origin"])
     if tap.moves is not None:
         _restore_pool(tap.moves.pool, saved["pool"], call.sample.device)
     tap.engine.restore(saved["engine"])

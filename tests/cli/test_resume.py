@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from fkdiff.cli import main
@@ -231,10 +233,22 @@ def test_prompts_of_a_file_go_on_within_a_line(fkdiff, here, model):
     assert not list(here.rglob("snapshot*"))
 
 
+@pytest.fixture(scope="session")
+def half(loaded, model, tmp_path_factory):
+    """Folder in which a run broke at its third step."""
+    here = tmp_path_factory.mktemp("half")
+    (here / "mine.py").write_text(BREAKS.format(fault="raise RuntimeError"))
+    with pytest.MonkeyPatch.context() as patch:
+        quicken(patch, loaded)
+        patch.chdir(here)
+        assert main(words(model, "run")) == 1
+    return here
+
+
 @pytest.fixture
-def broken(generate):
-    """A run that broke at its third step."""
-    generate(BREAKS.format(fault="raise RuntimeError"), "run")
+def broken(half, here):
+    """A run that broke at its third step, here."""
+    shutil.copytree(half, here, dirs_exist_ok=True)
 
 
 REFUSED = {
@@ -297,6 +311,20 @@ def test_another_model_is_refused(fkdiff, here, broken, model):
     code, _, error = fkdiff("generate", "--resume", "run", "--reward", "mine.py:score")
     assert code == 2 and "is of another run (versions" in error
     assert file.is_file()
+
+
+def test_other_weights_of_the_same_name_are_refused(fkdiff, here, broken, loaded):
+    weight = next(loaded.text_encoder.parameters())
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight[-1] += 1
+    resume = ("generate", "--resume", "run", "--reward", "mine.py:score")
+    code, _, error = fkdiff(*resume)
+    with torch.no_grad():
+        weight.copy_(before)
+    assert code == 2 and "was made with other weights of the model" in error, error
+    assert error.count("\n") == 1
+    assert (here / "run" / "snapshot.safetensors").is_file()
 
 
 def test_a_new_run_in_the_folder_of_another_says_so(generate, here, whole, broken):

@@ -18,14 +18,16 @@ from fkdiff import (
     as_reward,
     steer,
 )
-from fkdiff.taps import TapError, snapshots
+from fkdiff.taps import TapError, snapshots, weights
 from fkdiff.taps.snapshot_file import fits, read_tree, write_tree
 from fkdiff.taps.snapshots import SnapshotError, Snapshots
+from fkdiff.taps.weights import weights_mark
 from tests.taps.pools import nudged
 from tests.taps.scheduler_cases import CASES
 from tests.taps.setups import CALL, Watching, as_tensor, shared
 from tests.taps.test_token_pipelines import llada
 from tests.taps.toy import ToyPipeline
+from tests.tiny import build
 
 BRIGHT = as_reward(lambda z: z.flatten(1).mean(1), name="bright", inputs="latents")
 OFTEN = Resample("multinomial", ess=1.0, window=(0, 1))
@@ -242,6 +244,37 @@ def test_another_run_is_refused(kept, case):
     with pytest.raises(SnapshotError, match=f"is of another run .*{told}"):
         steered(pipe, keep=file.parent, **more)(**{"num_inference_steps": 5, **call})
     assert file.is_file()
+
+
+def test_other_weights_are_refused(tmp_path):
+    tiny = build("sd")
+    call = {**tiny.call, "num_inference_steps": 3, "output_type": "latent"}
+    with pytest.raises(Killed):
+        steered(tiny.pipe, killed=1, keep=tmp_path)(**call)
+    weight = next(tiny.pipe.vae.parameters())
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight.view(-1)[-1] += 0.25
+    with pytest.raises(SnapshotError, match="was made with other weights of the model"):
+        steered(tiny.pipe, keep=tmp_path)(**call)
+    with torch.no_grad():
+        weight.copy_(before)
+    assert steered(tiny.pipe, keep=tmp_path)(**call).steering.complete
+
+
+@pytest.mark.parametrize("whole", (True, False))
+def test_a_mark_tells_weights_apart(whole, monkeypatch):
+    monkeypatch.setattr(weights, "_WHOLE", 2**20 if whole else 0)
+    net = torch.nn.Sequential(torch.nn.Linear(40, 40), torch.nn.Linear(40, 40, bias=False))
+    mark, held = weights_mark([net, object()]), net[1].weight.detach().clone()
+    assert weights_mark([net, object()]) == mark != weights_mark([net, net])
+    with torch.no_grad():
+        net[1].weight[0, 1] += 1  # between the numbers that are read of many
+    assert (weights_mark([net, object()]) == mark) is not whole
+    with torch.no_grad():
+        net[1].weight.copy_(1.001 * held)
+    assert weights_mark([net, object()]) != mark
+    assert weights_mark([net.half(), object()]) != mark
 
 
 def rewritten(file, change):

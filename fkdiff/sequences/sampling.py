@@ -101,6 +101,7 @@ def sample_sequences(
         run=run,
     )
     with run.cost.time("total"), torch.no_grad():
+        assert isinstance(run.seed, int)  # it was opened with one for all
         loop(steps, run.seed, bar)
     settings = {
         "loop": "sample_sequences",

@@ -25,7 +25,7 @@ def lights(inputs):
     return [as_reward(f, name=name, inputs=inputs) for name, f in rewards.items()]
 
 
-def drawn(name, call, seed, micro_batch=PARTICLES):
+def drawn(name, call, seed, micro_batch: int | None = PARTICLES):
     """Every random stream and everything that prompts could share has a part in it."""
     tiny = shared(name)
     first, mean = lights(tiny.inputs)
@@ -56,8 +56,9 @@ def differences(one, other):
     """Names of what isn't the same bit for bit."""
     pairs = {name: (getattr(one, name), getattr(other, name)) for name in COMPARED}
     pairs["ancestors"] = one.ancestors(), other.ancestors()
-    pairs["ess"] = tuple(torch.stack([e.ess for e in r.trace]) for r in (one, other))
-    pairs["moved"] = tuple(torch.stack([e.resampled for e in r.trace]) for r in (one, other))
+    for key in ("ess", "resampled"):
+        a, b = (torch.stack([getattr(entry, key) for entry in r.trace]) for r in (one, other))
+        pairs[key] = a, b
     pairs |= {key: (one.rewards[key], other.rewards[key]) for key in ("first", "mean")}
     return {name for name, (a, b) in pairs.items() if not a.equal(b)}
 

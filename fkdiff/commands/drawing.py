@@ -159,6 +159,7 @@ def _run(job: _Job) -> "tuple[Result, Path]":
     except OSError as error:
         told = f"{disk_full(error) or error}{_going_on(job)}"
         raise failed(told, lacks="disk") from None
+    group = job.steered.group
     if group is None or speaks():
         for place in job.places.values():
             place.forget(1 if group is None else group.size())

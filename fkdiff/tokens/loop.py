@@ -106,7 +106,27 @@ class TokenLoop:
         d: Tensor | None,
         parents: Tensor,
     ) -> Step:
-        def _vocabulary(self) -> int:
+        def draw(rows: Tensor, streams: Sequence[torch.Generator], draws: int) -> Tensor:
+            u = torch.stack([torch.rand(draws, x.shape[1], generator=g).double() for g in streams])
+            law = self._law(x_next, step.alpha_next, (index + 1) / total)
+            tokens, p = x_next[rows.to(x.device)], law.p[rows.to(x.device)]
+            return self.path.estimate(
+                tokens.expand(draws, -1, -1),
+                p.expand(draws, -1, -1, -1),
+                u.transpose(0, 1).to(x.device),
+            )
+
+        return token_step(
+            *(self.run, self.run.prompts, index, total, x, x_next),
+            source=self,
+            draw=draw,
+            parents=parents,
+            path=step,
+            pool=lambda: tuple(self._pool(x, step.alpha, index / total)),
+            correction=d,
+        )
+
+    def _vocabulary(self) -> int:
         """Size of the vocabulary, asked of the network where random tokens begin the run."""
         if isinstance(self.path, MaskedPath):
             return 0

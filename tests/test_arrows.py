@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.source_tree import of_source
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fkdiff"
 
@@ -81,6 +83,7 @@ def files(part: str) -> list[Path]:
     return sorted(folder.rglob("*.py")) if folder.is_dir() else [PACKAGE / f"{part}.py"]
 
 
+@of_source
 @pytest.mark.parametrize("part", sorted(MAY))
 def test_imports_point_one_way(part):
     for path in files(part):
@@ -88,12 +91,14 @@ def test_imports_point_one_way(part):
             assert (part, name) in EXCEPTIONS, f"{path.relative_to(ROOT)} imports fkdiff.{name}"
 
 
+@of_source
 def test_every_part_has_its_arrows():
     """The command line is the top and may import all; nothing imports it."""
     top = {p for p in parts() if p.startswith("cli") or p in ("commands", "__main__")}
     assert parts() - top - set(MAY) == {"__init__"} & parts()
 
 
+@of_source
 @pytest.mark.parametrize("part", ["smc", "processes", "terms"])
 def test_diffusers_stays_in_the_taps(part):
     for path in files(part):
@@ -111,6 +116,7 @@ def test_import_is_light(module):
     assert done.stdout.strip() == "set()"
 
 
+@of_source
 def test_packages_listed_are_those_on_disk():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     on_disk = {

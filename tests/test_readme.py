@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import fkdiff.rewards
 from fkdiff.cli import app
 from fkdiff.rewards import Brightness, OpenCLIP
+from tests.source_tree import of_source
 from tests.tiny import build
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +31,7 @@ def found(pattern):
     return pytest.mark.parametrize(("page", "match"), sorted(set(seen)))
 
 
+@of_source
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
 def test_links_lead_somewhere(path):
     assert (ROOT / path).exists()
@@ -45,6 +47,7 @@ def test_commands_exist(page, match):
     assert CliRunner().invoke(app, [match, "--help"]).exit_code == 0
 
 
+@of_source
 @found(r"`((?:tests|fkdiff|rewards|pipelines|notebooks)/[\w/.]+)`")
 def test_files_named_exist(page, match):
     assert (ROOT / match).exists()

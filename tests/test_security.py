@@ -18,6 +18,7 @@ from fkdiff.commands.stops import Stop
 from fkdiff.report.index_page import Line, save_index
 from fkdiff.terms.reward import RewardError, available, load_reward
 from tests.conftest import ATTEMPTS
+from tests.source_tree import of_source
 
 ROOT = Path(__file__).parent.parent
 CODE = sorted(
@@ -49,6 +50,7 @@ def faults(tree):
                 yield f"{called} with shell or remote code"
 
 
+@of_source
 def test_no_pickle_and_no_foreign_code():
     found = {p.relative_to(ROOT).as_posix(): list(faults(ast.parse(p.read_text()))) for p in CODE}
     assert len(found) > 200

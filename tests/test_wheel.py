@@ -5,6 +5,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+from tests.source_tree import of_source
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -21,6 +23,7 @@ def tracked() -> set[str]:
     return {n if n.startswith("fkdiff/") else f"fkdiff/{n}" for n in listed if n not in links}
 
 
+@of_source
 def test_wheel_holds_what_git_holds(tmp_path):
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]

@@ -140,7 +140,7 @@ def test_settings_are_chosen_on_tune_alone(tmp_path):
     assert set(told["plain"]) == {"2", "3"} and len(told["fk4"]) == 2
     best = told["best"]
     assert told["plain"][f"{best['guidance']:g}"] == max(told["plain"].values())
-    named = f"scale {best['scale']:g}, window 0.2 to 0.9"
+    named = f"scale {best['scale']:g}, window 0.5 to 0.9"
     assert told["fk4"][named] == max(told["fk4"].values())
     calls = Judging.calls
     assert fk_tune.run(quick=True, seed=1, resume=file, runner=runner()) == told

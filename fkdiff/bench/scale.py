@@ -169,7 +169,7 @@ def _watched(moved: dict[int, int] | None) -> Iterator[None]:
     def take(shards: Shards, values: Any, parents: Any) -> Any:
         if moved is not None:
             size = sum(value.numel() * value.element_size() for value in values)
-            moved[id(parents)] = size // len(shards.rows)
+            moved[id(parents)] = moved.get(id(parents), 0) + size // len(shards.rows)
         return takes(shards, values, parents)
 
     setattr(Shards, "take", take)  # noqa: B010  # not by assignment, which no type allows

@@ -1,6 +1,5 @@
 """`steer`: a stock pipeline as a weighted particle sampler."""
 
-import resource
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -28,6 +27,7 @@ from fkdiff.taps.tokens import TokenTap
 from fkdiff.taps.weights import weights_mark
 from fkdiff.terms.consistency import check_pool, stated_target, tilts
 from fkdiff.terms.cost import Cost
+from fkdiff.terms.memory import peak_memory
 from fkdiff.terms.reward import Reward, as_reward
 from fkdiff.terms.term import Term
 
@@ -220,7 +220,7 @@ class Steered:
                     )
                 share_rows(output, shards, run.returned)
         finally:
-            run.cost.peak_memory_mb = _peak_memory_mb()
+            run.cost.peak_memory_mb = peak_memory() / 2**20
             settings["replaced_step"] = tap.replaced
             if tap.micro_batch != self.micro_batch:
                 settings["micro_batch"] = tap.micro_batch
@@ -320,12 +320,6 @@ def _plain(value: Any) -> bool:
     if isinstance(value, list):
         return all(_plain(v) for v in value)
     return value is None or isinstance(value, str | int | float | bool)
-
-
-def _peak_memory_mb() -> float:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def _pictures(output: Any, run: Run) -> torch.Tensor | None:

@@ -9,8 +9,9 @@ import re
 import shutil
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from fkdiff.commands.drawing import Loaded, load, save_apart, save_run
@@ -85,14 +86,9 @@ def _draw(left: Sequence[Line], out: Path, room: Room, quiet: bool) -> list[str]
         begun = kept_groups(left, out)
         taken = {line.folder for group in begun for line in group.lines}
         others = [line for line in left if line.folder not in taken]
-        for group in _each(begun, groups(others, out, room)):
+        for group in chain(begun, groups(others, out, room)):
             artist.draw(group)
     return artist.faults
-
-
-def _each(*parts: Sequence[Group] | Iterator[Group]) -> Iterator[Group]:
-    for part in parts:
-        yield from part
 
 
 @dataclass

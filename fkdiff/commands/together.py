@@ -1,7 +1,6 @@
 """Lines of a file of prompts that are drawn at once: which, and how many."""
 
 import os
-import resource
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -129,11 +128,11 @@ def _memory() -> tuple[float, float]:
     """Bytes that this process has taken at most, and those that it may take."""
     import torch
 
+    from fkdiff.terms.memory import peak_memory
+
+    taken = peak_memory()
     if torch.cuda.is_available():
-        held, free = torch.cuda.memory_reserved(), torch.cuda.mem_get_info()[0]
-        return torch.cuda.max_memory_allocated(), held + free
-    unit = 1 if os.uname().sysname == "Darwin" else 1024
-    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return taken, torch.cuda.memory_reserved() + torch.cuda.mem_get_info()[0]
     return taken, taken + _free()
 
 

@@ -1,14 +1,14 @@
 """Text encoders, given the texts of one prompt at a time."""
 
-import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 
+from fkdiff.taps.batching import batch_of, chunked
 from fkdiff.taps.coefficients import TapError
-from fkdiff.taps.denoiser import batch_of, calling, chunked
+from fkdiff.taps.denoiser import calling, signature_of
 
 __all__ = ["texts_apart"]
 
@@ -33,8 +33,7 @@ def texts_apart(pipe: Any, prompts: int) -> Iterator[None]:
 
 @contextmanager
 def _apart(module: torch.nn.Module, prompts: int) -> Iterator[None]:
-    base = type(module)
-    signature = inspect.signature(getattr(module, "_orig_mod", module).forward)
+    base, signature = type(module), signature_of(module)
 
     def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         def whole(*a: Any, **k: Any) -> Any:

@@ -2,13 +2,15 @@
 
 import gc
 import logging
+import os
 import re
+import resource
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 import torch
 
-__all__ = ["Batched", "ran_out", "within_memory"]
+__all__ = ["Batched", "peak_memory", "ran_out", "within_memory"]
 
 _logger = logging.getLogger(__name__)
 _Made = TypeVar("_Made")
@@ -18,6 +20,18 @@ class Batched(Protocol):
     """Whoever works through its rows in micro-batches."""
 
     micro_batch: int | None
+
+
+def peak_memory() -> int:
+    """Bytes that this process has taken at most, on its GPU if it has one.
+
+    >>> peak_memory() > 2**20
+    True
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if os.uname().sysname == "Darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def ran_out(error: BaseException) -> bool:

@@ -1,5 +1,6 @@
 """Tuning, RL guidance and steering on one reward, alone and together, at equal evaluations."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,16 @@ from fkdiff.bench.emoji_arms import (
     share,
     summary,
 )
+from fkdiff.bench.fk_runs import Settings
 from fkdiff.bench.kept import Kept
+from fkdiff.smc import Resample
 from fkdiff.terms import RLGuidance, Tilt, load_reward
 
 __all__ = ["run"]
 
-W, SCALE = 1.6, 6.0
+W = 1.6
+SETTINGS = Settings()
+"""Steps, guidance, scale and window as in the bench `fk`, chosen on other prompts."""
 QUICK = (6, 6)  # pictures an arm, and steps
 
 
@@ -29,7 +34,7 @@ def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
     base_fk4 and rl_bon4 make equally many evaluations, and so do base_bon8 and rl_rlg_fk4.
 
     Arguments:
-        quick: 6 prompts of 6 steps instead of the 150 of the evaluation list of 30.
+        quick: 6 prompts of 6 steps instead of the 150 of the evaluation list of 20.
         seed: Of the first picture.
         resume: File of finished calls to go on from and to add to.
 
@@ -43,21 +48,23 @@ def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
     """
     eyes, pipe = judge(), emoji()
     name, reward = adapter(pipe), load_reward("emoji-clip")
-    count, steps = QUICK if quick else (150, 30)
-    told = {"seed": seed, "prompts": count, "steps": steps, **models(name, "emoji-clip")}
+    count, steps = QUICK if quick else (150, SETTINGS.steps)
+    told = {"seed": seed, "prompts": count, **asdict(SETTINGS), "steps": steps, "w": W}
+    told |= models(name, "emoji-clip")
     clouds = Clouds(pipe, eyes, clouds_of(count), seed, Kept(resume, told))
-    call = {"num_inference_steps": steps}
+    call = {"num_inference_steps": steps, "guidance_scale": SETTINGS.guidance}
     tuned, leaning = RLGuidance(name, 1.0), RLGuidance(name, W)
-    steered = Tilt(reward, SCALE)
-    best, none = Tilt(reward, SCALE, "none"), {"resample": None, "stochastic": False}
+    steered, moving = Tilt(reward, SETTINGS.scale), {**call, "eta": 1.0}
+    window = {"resample": Resample(window=SETTINGS.window)}
+    best, none = Tilt(reward, SETTINGS.scale, "none"), {"resample": None, "stochastic": False}
     arms = {
         "base": Arm((), 1, call),
-        "base_fk4": Arm((steered,), 4, call),
+        "base_fk4": Arm((steered,), 4, moving, window),
         "base_bon8": Arm((best,), 8, call, none),
         "rl": Arm((tuned,), 1, call),
         "rl_rlg": Arm((leaning,), 1, call),
         "rl_bon4": Arm((tuned, best), 4, call, none),
-        "rl_rlg_fk4": Arm((leaning, steered), 4, call),
+        "rl_rlg_fk4": Arm((leaning, steered), 4, moving, window),
     }
     results: dict[str, Any] = {key: {} for key in ("pass_rate", "reward", "nfe", "seconds")}
     for arm_name, arm in arms.items():
@@ -67,4 +74,4 @@ def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
         results["reward"][arm_name] = summary(drawn.rewards)
         results["nfe"][arm_name] = drawn.evaluations / count
         results["seconds"][arm_name] = drawn.seconds / count
-    return {**results, "prompts": count, "steps": steps, "w": W, "scale": SCALE}
+    return {**results, "prompts": count, **asdict(SETTINGS), "steps": steps, "w": W}

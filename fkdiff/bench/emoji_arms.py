@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 _ART = Path("training/zoo/cache")
-ROWS = 16
+ROWS = 32
 """Particles of one call: clouds are drawn together while they are few."""
 
 
@@ -48,11 +48,16 @@ def clouds_of(count: int) -> list[str]:
 
 
 def emoji() -> Any:
-    """The bundled pipeline, silent."""
+    """The bundled pipeline, silent; its U-Net computes in bfloat16 and predicts in float32."""
+    from accelerate.utils import convert_outputs_to_fp32
     from diffusers import DiffusionPipeline
 
     pipe: Any = DiffusionPipeline.from_pretrained(zoo.path("emoji"))
     pipe.set_progress_bar_config(disable=True)
+    # A seventh and a third faster; judged features move in the fourth digit.
+    pipe.unet.to(memory_format=torch.channels_last)
+    half = torch.autocast("cpu", torch.bfloat16)
+    pipe.unet.forward = convert_outputs_to_fp32(half(pipe.unet.forward))
     return pipe
 
 

@@ -175,9 +175,10 @@ def _measure(args: argparse.Namespace) -> None:
 
 def _emoji_rl(args: argparse.Namespace) -> None:
     pipe: Any = StableDiffusionPipeline.from_pretrained(ZOO / "emoji")
+    pipe.unet.to(memory_format=torch.channels_last)  # a tenth faster on CPUs
     _, cosines = load_scorer(ZOO / "emoji_clip")
     calibration = card("emoji-clip")["calibration"]
-    policy = Policy(beta=args.beta, guidance=card("emoji")["defaults"]["guidance_scale"])
+    policy = Policy(beta=args.beta)
 
     def reward(pictures: Tensor, texts: Sequence[str]) -> Tensor:
         known = sorted(set(texts))

@@ -1,8 +1,10 @@
 """Recipe of `emoji-rl`: a LoRA of `emoji` tuned by policy gradient on a reward, held by a KL.
 
-The sampler's steps are Gaussian, so that a picture is a trajectory of actions with known
-log-probabilities (DDPO, Black et al., 2023, arXiv 2305.13301; groups of one prompt as in
-Flow-GRPO, Liu et al., 2025, arXiv 2505.05470).
+A stochastic step is Gaussian, so that what it draws is an action of known log-probability (DDPO,
+Black et al., 2023, arXiv 2305.13301; groups of one prompt as in Flow-GRPO, Liu et al., 2025, arXiv
+2505.05470). Only one step of a picture is stochastic, and a group shares all before it (branches
+as in TempFlow-GRPO, He et al., 2025, arXiv 2508.04324): what a reward is due to is known, and the
+network is asked once for a whole group.
 """
 
 import json
@@ -11,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
@@ -34,30 +35,30 @@ PictureReward = Callable[[Tensor, Sequence[str]], Tensor]
 class Policy:
     r"""What is tuned, and how hard.
 
-    Maximises $E[\rho(x_0)] - \beta\, \mathrm{KL}(p_\theta \| p_{\mathrm{ref}})$ over the law
-    of the whole trajectory, whose optimum is $p_{\mathrm{ref}} e^{\rho / \beta}$.
+    Maximises $E[\rho(x_0)] - \beta\, \mathrm{KL}(p_\theta \| p_{\mathrm{ref}})$ over what
+    each step draws, whose optimum is $p_{\mathrm{ref}} e^{\rho / \beta}$.
 
     Arguments:
         beta: Strength of the KL, per standard deviation of the reward.
-        prompts: Prompts a step.
+        prompts: Prompts a step of the training, a multiple of `branches`.
         samples: Pictures of each prompt, at least 2: each is judged against the others.
         steps: Denoising steps of a picture.
-        visited: Steps of a picture that are learnt from, at random.
+        branches: Steps that are made stochastic, at random, each for its share of the prompts.
+        window: Share of the run, from its start, in which these lie.
         guidance: Guidance scale while drawing and learning.
-        rows: Rows per backward pass.
     """
 
     beta: float = 0.25
     prompts: int = 8
     samples: int = 8
     steps: int = 12
-    visited: int = 4
+    branches: int = 2
+    window: float = 0.7
     guidance: float = 2.0
-    rows: int = 64
 
     @property
     def pictures(self) -> int:
-        """Pictures a step."""
+        """Pictures a step of the training."""
         return self.prompts * self.samples
 
 
@@ -98,80 +99,78 @@ class PolicyGradientTask:
         modules = nn.ModuleDict({"lora": nn.ParameterDict(weights)})
         self.trainer = Trainer(modules, self.loss, fit, folder)
 
-    def _kernel(self, x: Tensor, step: int, text: Tensor, empty: Tensor) -> Kernel:
-        """Law of the next state under guidance."""
+    def _kernel(self, x: Tensor, step: int, rows: Tensor, eta: float) -> Kernel:
+        """Law of the next state under guidance, of these prompts."""
         time, path = self.paths[step]
+        text, empty = self.text[rows + 1], self.text[:1].expand(len(rows), -1, -1)
         both = self.unet(torch.cat([x, x]), time, torch.cat([empty, text])).sample
         uncond, cond = both.chunk(2)
         output = uncond + self.policy.guidance * (cond - uncond)
-        return sde_step(x, predict_x0(x, output, path.alpha, path.sigma, self.kind), path)
+        return sde_step(x, predict_x0(x, output, path.alpha, path.sigma, self.kind), path, eta)
 
     @torch.no_grad()
-    def _draw(self, rows: Tensor, draws: Draws) -> tuple[list[Tensor], Tensor]:
-        """States of each step, and the pictures."""
+    def _along(self, x: Tensor, steps: range, rows: Tensor) -> Tensor:
+        """Deterministic steps."""
+        for step in steps:
+            x = self._kernel(x, step, rows, eta=0.0).mean
+        return x
+
+    def _branch(self, step: int, rows: Tensor, draws: Draws) -> tuple[Kernel, Tensor, Tensor]:
+        """The stochastic step of each prompt, what it drew (n, samples, *), and KL (n,)."""
         side = self.unet.config.sample_size
         x = draws.normal(len(rows), self.unet.config.in_channels, side, side)
-        text, empty = self.text[rows + 1], self.text[:1].expand(len(rows), -1, -1)
-        states = [x]
-        for step in range(len(self.paths)):
-            kernel = self._kernel(x, step, text, empty)
-            x = kernel.mean + kernel.std * draws.normal(*x.shape)
-            states.append(x)
-        pixels = self.pipe.vae.decode(x / self.pipe.vae.config.scaling_factor).sample
-        return states, (pixels / 2 + 0.5).clamp(0, 1)
-
-    def loss(self, step: int, draws: Draws) -> Tensor:
-        """Surrogate whose gradient is that of beta * KL minus the expected reward.
-
-        All but the last part are sent backward here, so that memory stays that of a part.
-        """
-        policy = self.policy
-        chosen = draws.rng.choice(len(self.prompts), policy.prompts)
-        rows = torch.from_numpy(np.repeat(chosen, policy.samples))
-        states, pictures = self._draw(rows, draws)
-        values = self.reward(pictures, [self.prompts[i] for i in rows.tolist()]).float()
-        group = values.reshape(policy.prompts, policy.samples)
-        # Against the mean of the others: a baseline that doesn't bias the gradient.
-        advantage = (group - group.mean(1, keepdim=True)) * (policy.samples / (policy.samples - 1))
-        noisy = [i for i, (_, path) in enumerate(self.paths) if path.sigma_next > 0]
-        visited = draws.rng.permutation(noisy)[: policy.visited].tolist()
-        share = len(noisy) / len(visited) / len(rows)
-        parts = [
-            (index, part)
-            for index in visited
-            for part in torch.arange(len(rows)).split(policy.rows)
-        ]
-        total, kl_total = torch.zeros(()), 0.0
-        for place, (index, part) in enumerate(parts):
-            chance, kl = self._step_terms(states, index, rows, part)
-            loss = share * (policy.beta * kl - advantage.flatten()[part] * chance).sum()
-            kl_total += share * float(kl.detach().sum())
-            if place < len(parts) - 1:
-                loss.backward()
-                loss = loss.detach()
-            total = total + loss
-        self._log(step, float(values.mean()), kl_total)
-        return total
-
-    def _step_terms(
-        self, states: list[Tensor], index: int, rows: Tensor, part: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Log-probability of the step that was taken, and its KL from the reference, (n,) each."""
-        x, x_next = states[index][part], states[index + 1][part]
-        text, empty = self.text[rows[part] + 1], self.text[:1].expand(len(part), -1, -1)
-        kernel = self._kernel(x, index, text, empty)
+        x = self._along(x, range(step), rows)
+        kernel = self._kernel(x, step, rows, eta=1.0)
         self.unet.disable_adapters()
         with torch.no_grad():
-            before = self._kernel(x, index, text, empty).mean
+            before = self._kernel(x, step, rows, eta=1.0).mean
         self.unet.enable_adapters()
         kl = (kernel.mean - before).square().flatten(1).sum(1) / (2 * kernel.std**2)
-        return kernel.log_prob(x_next).float(), kl
+        noise = draws.normal(len(rows), self.policy.samples, *x.shape[1:])
+        return kernel, (kernel.mean.detach()[:, None] + kernel.std * noise), kl
+
+    @torch.no_grad()
+    def _rewards(self, drawn: Tensor, step: int, rows: Tensor) -> Tensor:
+        """Rewards of the pictures that what was drawn leads to, (n, samples)."""
+        each = rows.repeat_interleave(self.policy.samples)
+        x = self._along(drawn.flatten(0, 1), range(step + 1, len(self.paths)), each)
+        pixels = self.pipe.vae.decode(x / self.pipe.vae.config.scaling_factor).sample
+        pictures = (pixels / 2 + 0.5).clamp(0, 1)
+        values = self.reward(pictures, [self.prompts[i] for i in each.tolist()])
+        return values.float().reshape(len(rows), -1)
+
+    def loss(self, step: int, draws: Draws) -> Tensor:
+        """Surrogate whose gradient is that of beta * KL minus the expected reward."""
+        policy = self.policy
+        chosen = torch.from_numpy(draws.rng.choice(len(self.prompts), policy.prompts))
+        last = max(policy.branches, round(policy.window * (len(self.paths) - 1)))
+        branches = draws.rng.permutation(last)[: policy.branches].tolist()
+        loss, rewards, kls = torch.zeros(()), [], []
+        for branch, rows in zip(branches, chosen.chunk(policy.branches), strict=True):
+            kernel, drawn, kl = self._branch(branch, rows, draws)
+            values = self._rewards(drawn, branch, rows)
+            # Against the mean of the others: a baseline that doesn't bias the gradient.
+            others = policy.samples / (policy.samples - 1)
+            advantage = (values - values.mean(1, keepdim=True)) * others
+            gain = (advantage * _log_prob(kernel, drawn)).mean(1)
+            # Each branch stands for its share of all steps.
+            loss = loss + last * (policy.beta * kl - gain).sum() / policy.prompts
+            rewards.append(values)
+            kls.append(last * kl.detach())
+        self._log(step, float(torch.cat(rewards).mean()), float(torch.cat(kls).mean()))
+        return loss
 
     def _log(self, step: int, reward: float, kl: float) -> None:
         if self.trainer.rank == 0:
             self.trainer.folder.mkdir(parents=True, exist_ok=True)
             with (self.trainer.folder / "rewards.jsonl").open("a") as log:
                 log.write(json.dumps({"step": step, "reward": reward, "kl": kl}) + "\n")
+
+
+def _log_prob(kernel: Kernel, drawn: Tensor) -> Tensor:
+    """Log-density of several draws of each row, (n, samples)."""
+    rows = Kernel(kernel.mean.repeat_interleave(drawn.shape[1], 0), kernel.std)
+    return rows.log_prob(drawn.flatten(0, 1)).float().reshape(drawn.shape[:2])
 
 
 @torch.no_grad()

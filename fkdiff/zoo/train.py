@@ -186,9 +186,10 @@ def _emoji_rl(args: argparse.Namespace) -> None:
         chosen = table[torch.arange(len(texts)), [known.index(text) for text in texts]]
         return (chosen - calibration["mean"]) / calibration["sd"]
 
+    pictures = policy.pictures * (dist.get_world_size() if dist.is_initialized() else 1)
     fit = Fit(
-        args.images // policy.pictures,
-        lr=args.lr or 3e-4,
+        args.images // pictures,
+        lr=args.lr or 5e-4,
         warmup=10,
         hold=0.5,
         weight_decay=0.0,
@@ -196,6 +197,8 @@ def _emoji_rl(args: argparse.Namespace) -> None:
     )
     task = PolicyGradientTask(pipe, reward, prompts("tune"), fit, args.out / "emoji-rl", policy)
     _run(task.trainer, args)
+    if task.trainer.rank > 0:
+        return
     export_adapter(task.trainer.averaged(), ZOO / "emoji_rl")
     lines = (args.out / "emoji-rl" / "rewards.jsonl").read_text().splitlines()
     course = [json.loads(line) for line in lines]
@@ -206,7 +209,7 @@ def _emoji_rl(args: argparse.Namespace) -> None:
         for name, rows in ends.items()
     }
     facts = {"defaults": {}, "quality": means, "beta": policy.beta, "guidance": policy.guidance}
-    facts |= {"seed": args.seed, "images": task.trainer.step * policy.pictures}
+    facts |= {"seed": args.seed, "images": task.trainer.step * pictures}
     write_card("emoji-rl", ZOO / "emoji_rl", facts)
 
 
@@ -221,7 +224,7 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], None], int]] = {
     "measure": (_measure, 150),
     "sheet": (_sheet, 100),
     "card": (_card, 1),
-    "emoji-rl": (_emoji_rl, 32_000),
+    "emoji-rl": (_emoji_rl, 24_000),
 }
 
 

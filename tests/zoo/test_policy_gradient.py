@@ -1,10 +1,12 @@
-"""Policy gradient: the reward rises, the KL holds, a resumed run repeats, the adapter loads."""
+"""Policy gradient: its gradient is exact, a resumed run repeats, the adapter loads."""
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ from fkdiff.zoo.loop import Draws, Fit
 from fkdiff.zoo.policy_gradient import Policy, PolicyGradientTask, export_adapter
 from tests.tiny import build
 
-POLICY = Policy(beta=0.01, prompts=2, samples=4, steps=3, visited=2, guidance=2.0, rows=8)
+POLICY = Policy(beta=0.01, prompts=2, samples=4, steps=3, branches=2, guidance=2.0)
 
 
 def bright(pictures: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -32,31 +34,47 @@ def course(folder: Path, key: str) -> np.ndarray:
     return np.array([json.loads(line)[key] for line in lines])
 
 
-def test_an_update_makes_what_was_better_likelier(tmp_path: Path) -> None:
-    """On the very trajectories that it learnt from, and so for the reward turned over too."""
-    for sign in (1, -1):
-        made = task(
-            tmp_path / str(sign), 2, reward=lambda x, prompts, s=sign: s * bright(x, prompts)
-        )
-        made.policy = Policy(**{**vars(POLICY), "beta": 0.0})
-        draws = Draws(0, 0, 0)
-        chosen = draws.rng.choice(2, POLICY.prompts)
-        rows = torch.from_numpy(np.repeat(chosen, POLICY.samples))
-        states, pictures = made._draw(rows, draws)
-        group = bright(pictures, rows.tolist()).reshape(POLICY.prompts, POLICY.samples)
-        better = (group - group.mean(1, keepdim=True)).flatten()
+class FromOneState(Draws):
+    """Random numbers of a step of the training, but for the noise that a picture starts from."""
 
-        def chances(made=made, states=states, rows=rows) -> Tensor:
-            with torch.no_grad():
-                steps = range(POLICY.steps - 1)
-                found = [
-                    made._step_terms(states, i, rows, torch.arange(len(rows)))[0] for i in steps
-                ]
-            return torch.stack(found).sum(0)
+    def __init__(self, step: int, start: Tensor) -> None:
+        super().__init__(0, step)
+        self.start: Tensor | None = start
 
-        before = chances()
-        made.trainer.run(until=1)
-        assert sign * float((better * (chances() - before)).sum()) > 0
+    def normal(self, *shape: int) -> Tensor:
+        start, self.start = self.start, None
+        return super().normal(*shape) if start is None else start
+
+
+def moved(made: PolicyGradientTask) -> None:
+    """Leave the reference, where every gradient of the KL is zero."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in made.trainer.modules.parameters():
+            p += 0.05 * torch.randn(p.shape, generator=generator)
+
+
+def gradient(made: PolicyGradientTask, value: Tensor) -> Tensor:
+    found = torch.autograd.grad(value, list(made.trainer.modules.parameters()))
+    return torch.cat([g.flatten() for g in found])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_gradient_is_exact_where_the_reward_is_linear(tmp_path: Path, sign: int) -> None:
+    """E[c . x'] of a Gaussian step has the gradient of c . mean; the wrong sign is seen."""
+    policy = replace(POLICY, beta=0.2, prompts=1, branches=1, window=0.01, samples=16)
+    made = task(tmp_path, 1, policy)
+    moved(made)
+    made.prompts = made.prompts[:1]
+    c, start = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    made._rewards = lambda drawn, step, rows: sign * (drawn * c).flatten(2).sum(2)
+    kernel, _, kl = made._branch(0, torch.tensor([0]), FromOneState(0, start))
+    exact = gradient(made, policy.beta * kl.sum() - (kernel.mean * c).sum())
+    way = exact / exact.norm()
+    found = [gradient(made, made.loss(0, FromOneState(run, start))) @ way for run in range(40)]
+    errors = torch.stack(found) - exact.norm()
+    z = float(errors.mean() / (errors.std() / len(errors) ** 0.5))
+    assert (abs(z) < 4.5) == (sign == 1), z
 
 
 def test_resume_is_exact_and_the_adapter_loads(tmp_path: Path) -> None:
@@ -80,13 +98,10 @@ def test_resume_is_exact_and_the_adapter_loads(tmp_path: Path) -> None:
     assert torch.equal(draw(), before)
 
 
-def test_the_gradient_is_that_of_kl_and_reward(tmp_path: Path) -> None:
-    """Without a reward that differs and away from the reference, only the KL pulls: back."""
-    made = task(tmp_path, 5, Policy(**{**vars(POLICY), "beta": 1.0}),
+def test_where_no_reward_differs_the_kl_pulls_back(tmp_path: Path) -> None:
+    made = task(tmp_path, 5, replace(POLICY, beta=1.0, branches=1, window=0.01),
                 lambda pictures, prompts: torch.zeros(len(pictures)), lr=1e-2)  # fmt: skip
-    with torch.no_grad():
-        for p in made.trainer.modules.parameters():
-            p += 0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
+    moved(made)
     made.trainer.run(until=5)
     kl = course(tmp_path, "kl")
     assert kl[-2:].mean() < 0.9 * kl[:2].mean()

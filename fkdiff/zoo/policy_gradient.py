@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fkdiff.processes import Gaussian, Kernel, predict_x0, sde_step
 from fkdiff.zoo.loop import Draws, Fit, Trainer
 
-__all__ = ["Policy", "PolicyGradientTask", "export_adapter"]
+__all__ = ["PathwiseTask", "Policy", "PolicyGradientTask", "export_adapter"]
 
 _TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
 _RANK = 16
@@ -108,6 +108,13 @@ class PolicyGradientTask:
         output = uncond + self.policy.guidance * (cond - uncond)
         return sde_step(x, predict_x0(x, output, path.alpha, path.sigma, self.kind), path, eta)
 
+    def _kl(self, kernel: Kernel, x: Tensor, step: int, rows: Tensor) -> Tensor:
+        """KL of a step from the reference's, (n,)."""
+        self.unet.disable_adapters()
+        before = self._kernel(x, step, rows, eta=1.0).mean
+        self.unet.enable_adapters()
+        return (kernel.mean - before).square().flatten(1).sum(1) / (2 * kernel.std**2)
+
     @torch.no_grad()
     def _along(self, x: Tensor, steps: range, rows: Tensor) -> Tensor:
         """Deterministic steps."""
@@ -121,11 +128,7 @@ class PolicyGradientTask:
         x = draws.normal(len(rows), self.unet.config.in_channels, side, side)
         x = self._along(x, range(step), rows)
         kernel = self._kernel(x, step, rows, eta=1.0)
-        self.unet.disable_adapters()
-        with torch.no_grad():
-            before = self._kernel(x, step, rows, eta=1.0).mean
-        self.unet.enable_adapters()
-        kl = (kernel.mean - before).square().flatten(1).sum(1) / (2 * kernel.std**2)
+        kl = self._kl(kernel, x, step, rows)
         noise = draws.normal(len(rows), self.policy.samples, *x.shape[1:])
         return kernel, (kernel.mean.detach()[:, None] + kernel.std * noise), kl
 
@@ -134,10 +137,13 @@ class PolicyGradientTask:
         """Rewards of the pictures that what was drawn leads to, (n, samples)."""
         each = rows.repeat_interleave(self.policy.samples)
         x = self._along(drawn.flatten(0, 1), range(step + 1, len(self.paths)), each)
+        return self._reward(x, each).reshape(len(rows), -1)
+
+    def _reward(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Rewards of latents without noise, (n,)."""
         pixels = self.pipe.vae.decode(x / self.pipe.vae.config.scaling_factor).sample
         pictures = (pixels / 2 + 0.5).clamp(0, 1)
-        values = self.reward(pictures, [self.prompts[i] for i in each.tolist()])
-        return values.float().reshape(len(rows), -1)
+        return self.reward(pictures, [self.prompts[i] for i in rows.tolist()]).float()
 
     def loss(self, step: int, draws: Draws) -> Tensor:
         """Surrogate whose gradient is that of beta * KL minus the expected reward."""
@@ -165,6 +171,46 @@ class PolicyGradientTask:
             self.trainer.folder.mkdir(parents=True, exist_ok=True)
             with (self.trainer.folder / "rewards.jsonl").open("a") as log:
                 log.write(json.dumps({"step": step, "reward": reward, "kl": kl}) + "\n")
+
+
+class PathwiseTask(PolicyGradientTask):
+    r"""The same, where the reward has a gradient: it flows back along the trajectories.
+
+    All steps but the last are stochastic, and the noise is held fixed (DRaFT, Clark et al., 2023,
+    arXiv 2309.17400); the KL is that of the whole trajectory, by `branches` steps of it. So the
+    objective keeps its optimum, and a picture tells a direction instead of one number.
+    """
+
+    def loss(self, step: int, draws: Draws) -> Tensor:
+        """Beta * KL minus the reward; all but the last part are sent backward here."""
+        policy, stochastic = self.policy, len(self.paths) - 1
+        rows = torch.from_numpy(draws.rng.choice(len(self.prompts), policy.pictures))
+        visited = draws.rng.permutation(stochastic)[: policy.branches].tolist()
+        rewards, kls, total = [], [], torch.zeros(())
+        parts = rows.split(policy.samples)
+        for place, part in enumerate(parts):
+            value, kl = self._whole(part, visited, draws)
+            kl = kl * stochastic / policy.branches
+            loss = (policy.beta * kl - value).sum() / len(rows)
+            if place < len(parts) - 1:
+                loss.backward()
+            total = total.detach() + loss
+            rewards.append(value.detach())
+            kls.append(kl.detach())
+        self._log(step, float(torch.cat(rewards).mean()), float(torch.cat(kls).mean()))
+        return total
+
+    def _whole(self, rows: Tensor, visited: list[int], draws: Draws) -> tuple[Tensor, Tensor]:
+        """Reward of a trajectory, and its KL at the visited steps, (n,) each."""
+        side = self.unet.config.sample_size
+        x = draws.normal(len(rows), self.unet.config.in_channels, side, side)
+        kl = torch.zeros(len(rows))
+        for step in range(len(self.paths)):
+            kernel = self._kernel(x, step, rows, eta=1.0)
+            if step in visited:
+                kl = kl + self._kl(kernel, x, step, rows)
+            x = kernel.mean + kernel.std * draws.normal(*x.shape)
+        return self._reward(x, rows), kl
 
 
 def _log_prob(kernel: Kernel, drawn: Tensor) -> Tensor:

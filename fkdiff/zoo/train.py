@@ -15,11 +15,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import torch
 import torch.distributed as dist
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import functional
 
 from fkdiff.zoo import card, prompts
 from fkdiff.zoo.autoencoder import AutoencoderTask
@@ -38,7 +40,7 @@ from fkdiff.zoo.labels import agreement, draw_sheet
 from fkdiff.zoo.latents import LatentData, cache_latents
 from fkdiff.zoo.loop import Fit, Trainer
 from fkdiff.zoo.measure import PLACEHOLDERS, load_scorer, measure
-from fkdiff.zoo.policy_gradient import Policy, PolicyGradientTask, export_adapter
+from fkdiff.zoo.policy_gradient import PathwiseTask, Policy, export_adapter
 from fkdiff.zoo.sprites import Sprites, fetch, load_art
 from fkdiff.zoo.verifier import JudgeTask, exact_share
 
@@ -176,26 +178,27 @@ def _measure(args: argparse.Namespace) -> None:
 def _emoji_rl(args: argparse.Namespace) -> None:
     pipe: Any = StableDiffusionPipeline.from_pretrained(ZOO / "emoji")
     pipe.unet.to(memory_format=torch.channels_last)  # a tenth faster on CPUs
-    _, cosines = load_scorer(ZOO / "emoji_clip")
+    model, _ = load_scorer(ZOO / "emoji_clip")
+    model.requires_grad_(False)
+    tokens = open_clip.get_tokenizer(f"local-dir:{ZOO / 'emoji_clip'}")
     calibration = card("emoji-clip")["calibration"]
-    policy = Policy(beta=args.beta)
+    policy = Policy(beta=args.beta, prompts=3)
 
     def reward(pictures: Tensor, texts: Sequence[str]) -> Tensor:
-        known = sorted(set(texts))
-        table = cosines(pictures, known)
-        chosen = table[torch.arange(len(texts)), [known.index(text) for text in texts]]
-        return (chosen - calibration["mean"]) / calibration["sd"]
+        image = functional.normalize(model.encode_image(2 * pictures - 1), dim=-1)
+        text = functional.normalize(model.encode_text(tokens(list(texts))), dim=-1)
+        return ((image * text).sum(1) - calibration["mean"]) / calibration["sd"]
 
     pictures = policy.pictures * (dist.get_world_size() if dist.is_initialized() else 1)
     fit = Fit(
         args.images // pictures,
-        lr=args.lr or 5e-4,
-        warmup=10,
+        lr=args.lr or 1e-3,
+        warmup=5,
         hold=0.5,
         weight_decay=0.0,
         seed=args.seed,
     )
-    task = PolicyGradientTask(pipe, reward, prompts("tune"), fit, args.out / "emoji-rl", policy)
+    task = PathwiseTask(pipe, reward, prompts("tune"), fit, args.out / "emoji-rl", policy)
     _run(task.trainer, args)
     if task.trainer.rank > 0:
         return
@@ -224,7 +227,7 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], None], int]] = {
     "measure": (_measure, 150),
     "sheet": (_sheet, 100),
     "card": (_card, 1),
-    "emoji-rl": (_emoji_rl, 24_000),
+    "emoji-rl": (_emoji_rl, 5_376),
 }
 
 

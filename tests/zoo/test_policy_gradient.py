@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fkdiff.zoo.loop import Draws, Fit
-from fkdiff.zoo.policy_gradient import Policy, PolicyGradientTask, export_adapter
+from fkdiff.zoo.policy_gradient import PathwiseTask, Policy, PolicyGradientTask, export_adapter
 from tests.tiny import build
 
 POLICY = Policy(beta=0.01, prompts=2, samples=4, steps=3, branches=2, guidance=2.0)
@@ -23,10 +23,15 @@ def bright(pictures: Tensor, prompts: Sequence[str]) -> Tensor:
 
 
 def task(
-    folder: Path, steps: int, policy: Policy = POLICY, reward=bright, lr: float = 1e-4
+    folder: Path,
+    steps: int,
+    policy: Policy = POLICY,
+    reward=bright,
+    lr: float = 1e-4,
+    kind=PolicyGradientTask,
 ) -> PolicyGradientTask:
     fit = Fit(steps=steps, lr=lr, warmup=1, hold=1.0, weight_decay=0.0)
-    return PolicyGradientTask(build("sd").pipe, reward, ["a cat", "a dog"], fit, folder, policy)
+    return kind(build("sd").pipe, reward, ["a cat", "a dog"], fit, folder, policy)
 
 
 def course(folder: Path, key: str) -> np.ndarray:
@@ -75,6 +80,31 @@ def test_the_gradient_is_exact_where_the_reward_is_linear(tmp_path: Path, sign: 
     errors = torch.stack(found) - exact.norm()
     z = float(errors.mean() / (errors.std() / len(errors) ** 0.5))
     assert (abs(z) < 4.5) == (sign == 1), z
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_gradient_along_a_trajectory_raises_its_reward(tmp_path: Path, sign: int) -> None:
+    """By as much as its length says, on the very noise that it was taken on."""
+    made = task(tmp_path, 1, replace(POLICY, samples=2), bright, kind=PathwiseTask)
+    moved(made)
+    parameters = list(made.trainer.modules.parameters())
+
+    def value() -> Tensor:
+        for p in parameters:
+            p.grad = None
+        made.loss(0, Draws(0, 0)).backward()
+        lines = course(tmp_path, "reward"), course(tmp_path, "kl")
+        return torch.tensor(POLICY.beta * lines[1][-1] - lines[0][-1])
+
+    before = value()
+    gradients = [p.grad.clone() for p in parameters]
+    square = sum(float(g.square().sum()) for g in gradients)
+    step = 1e-3 / square
+    with torch.no_grad():
+        for p, g in zip(parameters, gradients, strict=True):
+            p -= sign * step * g
+    change = float(value() - before)
+    assert (abs(change / 1e-3 + 1) < 0.1) == (sign == 1), change
 
 
 def test_resume_is_exact_and_the_adapter_loads(tmp_path: Path) -> None:

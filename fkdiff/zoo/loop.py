@@ -84,6 +84,7 @@ class Trainer:
         self.modules, self.loss, self.fit, self.folder = modules, loss, fit, folder
         self.step = 0
         self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
         self.optimiser = torch.optim.AdamW(
             modules.parameters(), fit.lr, weight_decay=fit.weight_decay, fused=True
         )

@@ -1,13 +1,13 @@
-"""Recipe of `emoji-rl`: a LoRA of `emoji` tuned by policy gradient on a reward, held by a KL.
+r"""Recipe of `emoji-rl`: a LoRA of `emoji` tuned by policy gradient on a reward, held by a KL.
 
-A stochastic step is Gaussian, so that what it draws is an action of known log-probability (DDPO,
-Black et al., 2023, arXiv 2305.13301; groups of one prompt as in Flow-GRPO, Liu et al., 2025, arXiv
-2505.05470). Only one step of a picture is stochastic, and a group shares all before it (branches
-as in TempFlow-GRPO, He et al., 2025, arXiv 2508.04324): what a reward is due to is known, and the
-network is asked once for a whole group.
+Pictures of one prompt are judged against each other (groups as in Flow-GRPO, Liu et al., 2025,
+arXiv 2505.05470), and the better ones made likelier, where the matching loss stands for the
+log-likelihood (Flow Policy Optimization, McAllister et al., 2025, arXiv 2507.21053). That uses a
+picture at every noise level, again and again; log-probabilities of a sampler's steps (DDPO, Black
+et al., 2023, arXiv 2305.13301) use it once, and taught nothing in the hour that two cores have.
 """
 
-import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,12 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from fkdiff.processes import Gaussian, Kernel, predict_x0, sde_step
+from fkdiff.processes import Gaussian, predict_x0, sde_step
 from fkdiff.zoo.loop import Draws, Fit, Trainer
 
-__all__ = ["PathwiseTask", "Policy", "PolicyGradientTask", "export_adapter"]
+__all__ = ["Policy", "PolicyGradientTask", "advantages", "export_adapter", "surrogate"]
 
 _TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
 _RANK = 16
@@ -35,42 +36,42 @@ PictureReward = Callable[[Tensor, Sequence[str]], Tensor]
 class Policy:
     r"""What is tuned, and how hard.
 
-    Maximises $E[\rho(x_0)] - \beta\, \mathrm{KL}(p_\theta \| p_{\mathrm{ref}})$ over what
-    each step draws, whose optimum is $p_{\mathrm{ref}} e^{\rho / \beta}$.
+    Maximises $E[\rho(x_0)] - \beta\, \mathrm{KL}(p_\theta \| p_{\mathrm{ref}})$, whose optimum is
+    $p_{\mathrm{ref}} e^{\rho / \beta}$.
 
     Arguments:
         beta: Strength of the KL, per standard deviation of the reward.
-        prompts: Prompts a step of the training, a multiple of `branches`.
-        samples: Pictures of each prompt, at least 2: each is judged against the others.
+        groups: Groups of pictures that are drawn, each of one prompt.
+        samples: Pictures of a group, at least 2.
         steps: Denoising steps of a picture.
-        branches: Steps that are made stochastic, at random, each for its share of the prompts.
-        window: Share of the run, from its start, in which these lie.
         guidance: Guidance scale while drawing and learning.
+        batch: Pictures an update.
     """
 
-    beta: float = 0.25
-    prompts: int = 8
+    beta: float = 0.5
+    groups: int = 900
     samples: int = 8
     steps: int = 12
-    branches: int = 2
-    window: float = 0.7
     guidance: float = 2.0
-
-    @property
-    def pictures(self) -> int:
-        """Pictures a step of the training."""
-        return self.prompts * self.samples
+    batch: int = 32
 
 
 class PolicyGradientTask:
-    """Draws pictures, judges each against its group, and makes the better ones' steps likelier.
+    r"""Draws pictures of the reference, judges them, and makes the better ones likelier.
+
+    With $W = e^{\rho / \beta}$ over its mean in the group, and guided predictions v,
+
+    $$L = E\left[(W - 1) |v_\theta(x_t) - v|^2 + |v_\theta(x_t) - v_{\mathrm{ref}}(x_t)|^2\right]$$
+
+    is a policy gradient with advantage W - 1 and a KL, convex in $v_\theta$; where the reference
+    is $E[v | x_t]$ its minimum $E[W v | x_t] / E[W | x_t]$ is the score of the optimum above.
 
     Arguments:
         pipe: The pipeline; its U-Net gets the adapter.
         reward: What is raised.
         prompts: What is drawn.
         fit: Settings of the run.
-        folder: Where the checkpoint goes, and `rewards.jsonl`.
+        folder: Where the checkpoint and the drawn pictures go; those there are drawn already.
         policy: Settings of the tuning.
     """
 
@@ -93,130 +94,93 @@ class PolicyGradientTask:
         config = LoraConfig(r=_RANK, lora_alpha=_RANK, target_modules=list(_TARGETS))
         self.unet.add_adapter(config, adapter_name=_NAME)
         weights = {n.replace(".", "/"): p for n, p in self.unet.named_parameters() if "lora_" in n}
-        self.paths = _paths(pipe.scheduler, policy.steps)
         self.kind: str = pipe.scheduler.config.prediction_type
+        self.alphas: Tensor = pipe.scheduler.alphas_cumprod.sqrt()
         self.text = _embedded(pipe, ["", *self.prompts])
         modules = nn.ModuleDict({"lora": nn.ParameterDict(weights)})
         self.trainer = Trainer(modules, self.loss, fit, folder)
+        self.drawn: dict[str, Tensor] = {}
 
-    def _kernel(self, x: Tensor, step: int, rows: Tensor, eta: float) -> Kernel:
-        """Law of the next state under guidance, of these prompts."""
-        time, path = self.paths[step]
+    def predict(self, x: Tensor, times: Tensor, rows: Tensor, tuned: bool = True) -> Tensor:
+        """Guided predictions of N states at N times, of these prompts, by either model."""
+        (self.unet.enable_adapters if tuned else self.unet.disable_adapters)()
         text, empty = self.text[rows + 1], self.text[:1].expand(len(rows), -1, -1)
-        both = self.unet(torch.cat([x, x]), time, torch.cat([empty, text])).sample
-        uncond, cond = both.chunk(2)
-        output = uncond + self.policy.guidance * (cond - uncond)
-        return sde_step(x, predict_x0(x, output, path.alpha, path.sigma, self.kind), path, eta)
-
-    def _kl(self, kernel: Kernel, x: Tensor, step: int, rows: Tensor) -> Tensor:
-        """KL of a step from the reference's, (n,)."""
-        self.unet.disable_adapters()
-        before = self._kernel(x, step, rows, eta=1.0).mean
-        self.unet.enable_adapters()
-        return (kernel.mean - before).square().flatten(1).sum(1) / (2 * kernel.std**2)
+        both = self.unet(torch.cat([x, x]), torch.cat([times, times]), torch.cat([empty, text]))
+        uncond, cond = both.sample.chunk(2)
+        return uncond + self.policy.guidance * (cond - uncond)
 
     @torch.no_grad()
-    def _along(self, x: Tensor, steps: range, rows: Tensor) -> Tensor:
-        """Deterministic steps."""
-        for step in steps:
-            x = self._kernel(x, step, rows, eta=0.0).mean
-        return x
-
-    def _branch(self, step: int, rows: Tensor, draws: Draws) -> tuple[Kernel, Tensor, Tensor]:
-        """The stochastic step of each prompt, what it drew (n, samples, *), and KL (n,)."""
+    def draw(self, rows: Tensor, draws: Draws, tuned: bool = False) -> tuple[Tensor, Tensor]:
+        """Latents (n, *) and rewards (n,) of pictures of these prompts, by deterministic steps."""
         side = self.unet.config.sample_size
         x = draws.normal(len(rows), self.unet.config.in_channels, side, side)
-        x = self._along(x, range(step), rows)
-        kernel = self._kernel(x, step, rows, eta=1.0)
-        kl = self._kl(kernel, x, step, rows)
-        noise = draws.normal(len(rows), self.policy.samples, *x.shape[1:])
-        return kernel, (kernel.mean.detach()[:, None] + kernel.std * noise), kl
-
-    @torch.no_grad()
-    def _rewards(self, drawn: Tensor, step: int, rows: Tensor) -> Tensor:
-        """Rewards of the pictures that what was drawn leads to, (n, samples)."""
-        each = rows.repeat_interleave(self.policy.samples)
-        x = self._along(drawn.flatten(0, 1), range(step + 1, len(self.paths)), each)
-        return self._reward(x, each).reshape(len(rows), -1)
-
-    def _reward(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Rewards of latents without noise, (n,)."""
+        for time, path in _paths(self.pipe.scheduler, self.policy.steps):
+            # A third faster, and what comes out is what is judged and learnt from.
+            with torch.autocast(x.device.type, torch.bfloat16):
+                output = self.predict(x, time.expand(len(x)), rows, tuned).float()
+            x0 = predict_x0(x, output, path.alpha, path.sigma, self.kind)
+            x = sde_step(x, x0, path, eta=0.0).mean
         pixels = self.pipe.vae.decode(x / self.pipe.vae.config.scaling_factor).sample
-        pictures = (pixels / 2 + 0.5).clamp(0, 1)
-        return self.reward(pictures, [self.prompts[i] for i in rows.tolist()]).float()
+        values = self.reward((pixels / 2 + 0.5).clamp(0, 1), [self.prompts[i] for i in rows])
+        return x, values.float()
+
+    def collect(self) -> None:
+        """Draw what is learnt from, this process its share, or take it from the folder."""
+        trainer, policy = self.trainer, self.policy
+        file = trainer.folder / f"drawn_{trainer.rank}.safetensors"
+        if not file.is_file():
+            parts = []
+            own = range(trainer.rank, policy.groups, trainer.world)
+            for group in tqdm(own, desc="draw", mininterval=5, disable=trainer.rank > 0):
+                rows = torch.full((policy.samples,), group % len(self.prompts))
+                x, values = self.draw(rows, Draws(trainer.fit.seed, group, rank=1_000_000))
+                weights = advantages(values, policy.beta) + 1
+                parts.append({"x": x, "row": rows, "reward": values, "weight": weights})
+            trainer.folder.mkdir(parents=True, exist_ok=True)
+            save_file({k: torch.cat([part[k] for part in parts]) for k in parts[0]}, file)
+        self.drawn = load_file(file)
 
     def loss(self, step: int, draws: Draws) -> Tensor:
-        """Surrogate whose gradient is that of beta * KL minus the expected reward."""
-        policy = self.policy
-        chosen = torch.from_numpy(draws.rng.choice(len(self.prompts), policy.prompts))
-        last = max(policy.branches, round(policy.window * (len(self.paths) - 1)))
-        branches = draws.rng.permutation(last)[: policy.branches].tolist()
-        loss, rewards, kls = torch.zeros(()), [], []
-        for branch, rows in zip(branches, chosen.chunk(policy.branches), strict=True):
-            kernel, drawn, kl = self._branch(branch, rows, draws)
-            values = self._rewards(drawn, branch, rows)
-            # Against the mean of the others: a baseline that doesn't bias the gradient.
-            others = policy.samples / (policy.samples - 1)
-            advantage = (values - values.mean(1, keepdim=True)) * others
-            gain = (advantage * _log_prob(kernel, drawn)).mean(1)
-            # Each branch stands for its share of all steps.
-            loss = loss + last * (policy.beta * kl - gain).sum() / policy.prompts
-            rewards.append(values)
-            kls.append(last * kl.detach())
-        self._log(step, float(torch.cat(rewards).mean()), float(torch.cat(kls).mean()))
-        return loss
+        """The loss above on pictures at random noise levels, less what doesn't depend on theta."""
+        if not self.drawn:
+            self.collect()
+        chosen = torch.from_numpy(draws.rng.choice(len(self.drawn["x"]), self.policy.batch))
+        x0, rows, weight = (self.drawn[key][chosen] for key in ("x", "row", "weight"))
+        times = torch.from_numpy(draws.rng.integers(0, len(self.alphas), len(chosen)))
+        alpha = self.alphas[times].reshape(-1, 1, 1, 1)
+        sigma, noise = (1 - alpha**2).sqrt(), draws.normal(*x0.shape)
+        x = alpha * x0 + sigma * noise
+        target = noise if self.kind == "epsilon" else alpha * noise - sigma * x0
+        with torch.no_grad():
+            before = self.predict(x, times, rows, tuned=False)
+        return surrogate(self.predict(x, times, rows), before, target, weight)
 
-    def _log(self, step: int, reward: float, kl: float) -> None:
-        if self.trainer.rank == 0:
-            self.trainer.folder.mkdir(parents=True, exist_ok=True)
-            with (self.trainer.folder / "rewards.jsonl").open("a") as log:
-                log.write(json.dumps({"step": step, "reward": reward, "kl": kl}) + "\n")
+    def gain(self, count: int, seed: int) -> dict[str, float]:
+        """Mean reward before and after on the same fresh noise, and the paired error."""
+        rows = torch.arange(count) % len(self.prompts)
+        found = []
+        for tuned in (False, True):
+            parts = enumerate(rows.split(16))
+            values = [self.draw(r, Draws(seed, i, rank=2_000_000), tuned)[1] for i, r in parts]
+            found.append(torch.cat(values))
+        before, after = found
+        error = float((after - before).std()) / math.sqrt(count)
+        return {"before": float(before.mean()), "after": float(after.mean()), "error": error}
 
 
-class PathwiseTask(PolicyGradientTask):
-    r"""The same, where the reward has a gradient: it flows back along the trajectories.
+def advantages(rewards: Tensor, beta: float) -> Tensor:
+    """W - 1 of a group's rewards (n,).
 
-    All steps but the last are stochastic, and the noise is held fixed (DRaFT, Clark et al., 2023,
-    arXiv 2309.17400); the KL is that of the whole trajectory, by `branches` steps of it. So the
-    objective keeps its optimum, and a picture tells a direction instead of one number.
+    >>> advantages(torch.tensor([0.0, 0.0, 0.0]), beta=0.5)
+    tensor([0., 0., 0.])
     """
-
-    def loss(self, step: int, draws: Draws) -> Tensor:
-        """Beta * KL minus the reward; all but the last part are sent backward here."""
-        policy, stochastic = self.policy, len(self.paths) - 1
-        rows = torch.from_numpy(draws.rng.choice(len(self.prompts), policy.pictures))
-        visited = draws.rng.permutation(stochastic)[: policy.branches].tolist()
-        rewards, kls, total = [], [], torch.zeros(())
-        parts = rows.split(policy.samples)
-        for place, part in enumerate(parts):
-            value, kl = self._whole(part, visited, draws)
-            kl = kl * stochastic / policy.branches
-            loss = (policy.beta * kl - value).sum() / len(rows)
-            if place < len(parts) - 1:
-                loss.backward()
-            total = total.detach() + loss
-            rewards.append(value.detach())
-            kls.append(kl.detach())
-        self._log(step, float(torch.cat(rewards).mean()), float(torch.cat(kls).mean()))
-        return total
-
-    def _whole(self, rows: Tensor, visited: list[int], draws: Draws) -> tuple[Tensor, Tensor]:
-        """Reward of a trajectory, and its KL at the visited steps, (n,) each."""
-        side = self.unet.config.sample_size
-        x = draws.normal(len(rows), self.unet.config.in_channels, side, side)
-        kl = torch.zeros(len(rows))
-        for step in range(len(self.paths)):
-            kernel = self._kernel(x, step, rows, eta=1.0)
-            if step in visited:
-                kl = kl + self._kl(kernel, x, step, rows)
-            x = kernel.mean + kernel.std * draws.normal(*x.shape)
-        return self._reward(x, rows), kl
+    return (rewards / beta).softmax(0) * len(rewards) - 1
 
 
-def _log_prob(kernel: Kernel, drawn: Tensor) -> Tensor:
-    """Log-density of several draws of each row, (n, samples)."""
-    rows = Kernel(kernel.mean.repeat_interleave(drawn.shape[1], 0), kernel.std)
-    return rows.log_prob(drawn.flatten(0, 1)).float().reshape(drawn.shape[:2])
+def surrogate(predicted: Tensor, before: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """The loss L, less what doesn't depend on the predictions (n, *); weights W (n,)."""
+    moved, away = (predicted - before).flatten(1), (before - target).flatten(1)
+    return (weight * (moved**2).mean(1) + 2 * (weight - 1) * (moved * away).mean(1)).mean()
 
 
 @torch.no_grad()

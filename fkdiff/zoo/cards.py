@@ -39,8 +39,9 @@ _ABOUT = {
     "emoji-rl": (
         "A LoRA of `emoji` (rank 16, attention and feed-forward layers of the U-Net), tuned by "
         "policy gradient: groups of pictures of one tune prompt, each judged by `emoji-clip` "
-        "against the others, with the KL of the whole trajectory at strength `beta` per standard "
-        "deviation of the reward. `quality` is the mean reward and KL in nats while it was tuned. "
+        "against the others, with the matching loss for the log-likelihood and a KL of strength "
+        "`beta` per standard deviation of the reward. `quality` is the mean reward of fresh "
+        "pictures, in those deviations, before and after, and the paired standard error. "
         "Load it: pipe.load_lora_weights(fkdiff.zoo.path('emoji-rl'), adapter_name='emoji-rl')."
     ),
 }

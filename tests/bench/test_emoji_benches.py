@@ -69,7 +69,7 @@ def test_a_stopped_bench_goes_on(stood_in, monkeypatch, tmp_path):
 def test_rlg(stood_in, monkeypatch):
     monkeypatch.setattr(rlg, "WEIGHTS", (0.0, 2.0))
     found = rlg.run(quick=True, seed=0)
-    for where in (found, found["corrected"]):
+    for where in (found, found["sde"], found["corrected"]):
         for field in ("reward", "pass_rate", "distance"):
             assert where[field].keys() == {"w0", "w2"}
     assert found["reward"]["w0"] != found["reward"]["w2"]

@@ -44,15 +44,15 @@ class Policy:
         groups: Groups of pictures that are drawn, each of one prompt.
         samples: Pictures of a group, at least 2.
         steps: Denoising steps of a picture.
-        guidance: Guidance scale while drawing and learning.
+        guidance: Guidance scale while drawing and learning; 1 for none, at half the cost.
         batch: Pictures an update.
     """
 
     beta: float = 0.5
-    groups: int = 900
+    groups: int = 600
     samples: int = 8
     steps: int = 12
-    guidance: float = 2.0
+    guidance: float = 1.0
     batch: int = 32
 
 
@@ -105,6 +105,8 @@ class PolicyGradientTask:
         """Guided predictions of N states at N times, of these prompts, by either model."""
         (self.unet.enable_adapters if tuned else self.unet.disable_adapters)()
         text, empty = self.text[rows + 1], self.text[:1].expand(len(rows), -1, -1)
+        if self.policy.guidance == 1:
+            return self.unet(x, times, text).sample
         both = self.unet(torch.cat([x, x]), torch.cat([times, times]), torch.cat([empty, text]))
         uncond, cond = both.sample.chunk(2)
         return uncond + self.policy.guidance * (cond - uncond)

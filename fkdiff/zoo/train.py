@@ -190,7 +190,7 @@ def _emoji_rl(args: argparse.Namespace) -> None:
     world = dist.get_world_size() if dist.is_initialized() else 1
     fit = Fit(
         args.images // (policy.batch * world),
-        lr=args.lr or 1e-3,
+        lr=args.lr or 3e-4,
         warmup=20,
         hold=0.5,
         ema=0.98,
@@ -221,7 +221,7 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], None], int]] = {
     "measure": (_measure, 150),
     "sheet": (_sheet, 100),
     "card": (_card, 1),
-    "emoji-rl": (_emoji_rl, 28_800),
+    "emoji-rl": (_emoji_rl, 19_200),
 }
 
 

@@ -221,7 +221,7 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], None], int]] = {
     "measure": (_measure, 150),
     "sheet": (_sheet, 100),
     "card": (_card, 1),
-    "emoji-rl": (_emoji_rl, 19_200),
+    "emoji-rl": (_emoji_rl, 38_400),
 }
 
 

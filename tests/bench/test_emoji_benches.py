@@ -102,4 +102,8 @@ def test_distances_tell_laws_apart():
     assert abs(same["mean"]) < 4 * same["se"]
     assert moved["mean"] > 10 * moved["se"]
     assert moved["frechet"] > 3 * same["frechet"]
+    # Pictures of one caption are alike: neither that nor equal pictures are a distance below 0.
+    captions = torch.randn(200, 20, generator=generator)
+    alike = emoji_arms.distances(a + 2 * captions, b + 2 * captions)
+    assert abs(alike["mean"]) < 4 * alike["se"]
     assert emoji_arms.distances(b, b.clone())["frechet"] == pytest.approx(0, abs=1e-6)

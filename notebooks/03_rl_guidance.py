@@ -16,7 +16,8 @@ pipe = DiffusionPipeline.from_pretrained(zoo.path("emoji"))
 pipe.set_progress_bar_config(disable=True)
 
 # %% [markdown]
-# The bundled adapter `emoji-rl` was tuned on `emoji-clip`, which says how well a picture meets its caption.
+# The bundled adapter `emoji-rl` was tuned on `emoji-clip`, which says how well a picture meets its caption. Two cores
+# taught it little: the slider moves things gently.
 
 # %%
 pipe.load_lora_weights(zoo.path("emoji-rl"), adapter_name="emoji-rl")
@@ -28,10 +29,10 @@ pipe.disable_lora()  # the pipeline itself stays the base; a run switches the ex
 # %%
 import matplotlib.pyplot as plt
 
-prompt, weights = "a red heart on a white background", (0.0, 0.5, 1.0, 1.6, 3.0)
-call = {"num_inference_steps": 8, "guidance_scale": 2.0}
+prompt, weights = "three apples on a green background", (0.0, 0.5, 1.0, 1.6, 3.0)
+call = {"num_inference_steps": 12, "guidance_scale": 1.0}  # as it was tuned
 runs = {
-    w: steer(pipe, RLGuidance("emoji-rl", w), particles=1, seed=5)(prompt, **call) for w in weights
+    w: steer(pipe, RLGuidance("emoji-rl", w), particles=1, seed=3)(prompt, **call) for w in weights
 }
 figure, axes = plt.subplots(1, len(weights), figsize=(7.5, 1.9))
 for axis, (w, out) in zip(axes, runs.items(), strict=True):
@@ -41,7 +42,7 @@ for axis, (w, out) in zip(axes, runs.items(), strict=True):
 {w: out.steering.cost.denoiser_evaluations for w, out in runs.items()}
 
 # %%
-base = steer(pipe, particles=1, seed=5)(prompt, **call)
+base = steer(pipe, particles=1, seed=3)(prompt, **call)
 assert torch.equal(runs[0.0].steering.latents, base.steering.latents)  # bit for bit
 runs[1.6].steering.target
 
@@ -53,7 +54,7 @@ early = RLGuidance("emoji-rl", 2.0, interval=(0.0, 0.4))
 falling = RLGuidance("emoji-rl", lambda share: 2.0 * (1 - share))
 scaled = RLGuidance("emoji-rl", 1.6, mode="weights")
 [
-    steer(pipe, term, particles=1, seed=5)(prompt, **call).steering.cost.denoiser_evaluations
+    steer(pipe, term, particles=1, seed=3)(prompt, **call).steering.cost.denoiser_evaluations
     for term in (early, falling, scaled)
 ]
 
@@ -65,6 +66,6 @@ import warnings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # few steps; take 50 or more
-    out = steer(pipe, RLGuidance("emoji-rl", 1.6), Correct(), particles=4, seed=5)(prompt, **call)
+    out = steer(pipe, RLGuidance("emoji-rl", 1.6), Correct(), particles=4, seed=3)(prompt, **call)
 print(out.steering.target)
 [round(float(w), 3) for w in out.steering.weights[0]]

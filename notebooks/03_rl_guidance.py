@@ -59,7 +59,7 @@ scaled = RLGuidance("emoji-rl", 1.6, mode="weights")
 ]
 
 # %% [markdown]
-# Corrected, it samples the geometric mixture that it states: four experts in one pool, one set of weights.
+# Corrected, it samples the geometric mixture that it states: two experts in one pool (four with guidance), one set of weights.
 
 # %%
 import warnings

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.vae import DecoderOutput
 from torch import Tensor
 
 from fkdiff.taps.shadowing import shadowed
@@ -34,6 +33,9 @@ def memoised_decode(
     if vae is None:
         yield state
         return
+    # Imported where a pipeline is tapped: diffusers.models alone costs seconds at import.
+    from diffusers.models.autoencoders.vae import DecoderOutput
+
     original = vae.decode
     memory: dict[bytes, Tensor] = {}
 

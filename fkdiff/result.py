@@ -3,12 +3,16 @@
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from fkdiff.terms.cost import Cost
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 __all__ = ["Cost", "Result", "Trace"]
 
@@ -37,7 +41,7 @@ class Trace:
     variance: Tensor | None = None
 
 
-@dataclass
+@dataclass(repr=False)
 class Result:
     r"""A weighted cloud of K particles for each of P prompts.
 
@@ -147,6 +151,67 @@ class Result:
             seed=seed,
             cost=cost,
         )
+
+    def __repr__(self) -> str:
+        """Return the run in one line: its size, how far it collapsed and its best rewards."""
+        prompts, particles = self.log_w.shape
+        ess = " ".join(f"{value:.1f}" for value in self.ess.tolist()[:4])
+        best = [
+            f"best {name} {float(v.max()):.4g}" for name, v in self.rewards.items() if v.numel()
+        ]
+        parts = [f"{prompts} prompt{'s' * (prompts != 1)} x {particles} particles"]
+        parts += [f"{len(self.trace)} transitions", f"ESS {ess}", *best]
+        return f"<Result: {', '.join(parts)}{'' if self.complete else ', incomplete'}>"
+
+    def _repr_html_(self) -> str:
+        from fkdiff.report.notebook import as_html
+
+        return as_html(self)
+
+    def plot(self, prompt: int = 0) -> "Figure":
+        """Return a figure of one prompt's rewards, effective sample size and lineage by step.
+
+        Arguments:
+            prompt: Which prompt, counted from 0.
+
+        Raises:
+            ValueError: If there is no such prompt, or no transition was recorded.
+        """
+        from fkdiff.report.plots import course_figure
+
+        if not 0 <= prompt < len(self.prompts):
+            raise ValueError(f"prompt must be 0 to {len(self.prompts) - 1}, got {prompt}")
+        if not self.trace:
+            raise ValueError("result must have at least one transition to plot, it has none")
+        return course_figure(self, prompt)
+
+    def to_pandas(self) -> "DataFrame":
+        """Return a table of the final particles, a row for each, prompts in turn, best first.
+
+        Columns: prompt, slot, ancestor, returned, weight, log_twist and a column for each reward.
+
+        Raises:
+            ImportError: If pandas isn't installed.
+        """
+        try:
+            from pandas import DataFrame
+        except ImportError:
+            raise ImportError("to_pandas() needs pandas; pip install pandas") from None
+        from fkdiff.report.facts import ranked
+
+        rows = [{**row, **row.pop("rewards")} for row in ranked(self)]
+        return DataFrame([{**row, "prompt": self.prompts[row["prompt"]]} for row in rows])
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Result":
+        """Return the result that `save` wrote into a folder; pictures are rounded to 1/255.
+
+        Raises:
+            ValueError: If the folder holds no run, a damaged one, or one of a later version.
+        """
+        from fkdiff.report.loading import load
+
+        return load(folder)
 
     def save(self, folder: str | Path, plain: "Result | None" = None, command: str = "") -> Path:
         """Write pictures, numbers, tensors and `report.html` into a folder; returns the report.

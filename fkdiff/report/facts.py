@@ -12,7 +12,10 @@ from fkdiff.report.snippet import brief, call_of, model_name
 if TYPE_CHECKING:
     from fkdiff.result import Result
 
-__all__ = ["about_image", "about_run", "ranked", "trace_rows"]
+__all__ = ["FORMAT", "about_image", "about_run", "ranked", "trace_rows"]
+
+FORMAT = 1
+"""Version of the run folders that are written; `docs/run-folder.md` describes it."""
 
 
 def ranked(result: "Result") -> list[dict[str, Any]]:
@@ -42,6 +45,7 @@ def about_run(result: "Result", command: str, python: str) -> dict[str, Any]:
     return plain_json(
         {
             "fkdiff": __version__,
+            "format": FORMAT,
             "complete": result.complete,
             "transitions": len(result.trace),
             "prompts": result.prompts,

@@ -16,14 +16,19 @@ if TYPE_CHECKING:
 
     from fkdiff.result import Result
 
-__all__ = ["course_svg"]
+__all__ = ["course_figure", "course_svg"]
 
 _GAP, _FOOT = 0.36, 0.5  # inches above each panel, for its title, and below the last
 _MOST_REWARDS = 3  # panels; further rewards are in the JSON
 
 
 def course_svg(result: "Result", prompt: int) -> str:
-    """One prompt's course as an SVG document: reward traces, ESS trace and lineage.
+    """Return one prompt's course as an SVG document; see `course_figure`."""
+    return _svg(course_figure(result, prompt))
+
+
+def course_figure(result: "Result", prompt: int) -> Figure:
+    """Return one prompt's course as a figure: reward traces, ESS trace and lineage.
 
     Arguments:
         result: A run with at least one transition in its trace.
@@ -52,7 +57,7 @@ def course_svg(result: "Result", prompt: int) -> str:
                 axis.axvline(entry.index + 1, color=COLOURS["mark"], linewidth=0.8, zorder=0)
     axes[-1].set_xlabel("transitions", loc="right")
     axes[-1].set_xlim(0, 1.02 * max(len(result.trace), 1))
-    return _svg(figure)
+    return figure
 
 
 def _traced(result: "Result", prompt: int) -> list[str]:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save as to_safetensors
 
 from fkdiff.report.beside import beside_png
-from fkdiff.report.facts import about_image, about_run, trace_rows
+from fkdiff.report.facts import FORMAT, about_image, about_run, trace_rows
 from fkdiff.report.folder import check_folder, clear_pictures, write_file, write_json
 from fkdiff.report.page import render
 from fkdiff.report.pictures import has_pictures, to_image
@@ -94,4 +94,8 @@ def _save_pictures(result: "Result", about: dict[str, Any], folder: Path) -> int
 
 
 def _header(about: dict[str, Any]) -> dict[str, str]:
-    return {"fkdiff": about["fkdiff"], "prompts": json.dumps(about["prompts"])}
+    return {
+        "fkdiff": about["fkdiff"],
+        "format": str(FORMAT),
+        "prompts": json.dumps(about["prompts"]),
+    }

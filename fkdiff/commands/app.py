@@ -8,8 +8,7 @@ from fkdiff.commands.stops import refused
 
 __all__ = ["EXAMPLE", "app"]
 
-EXAMPLE = "Example: fkdiff app --open"
-_HERE = ("127.0.0.1", "localhost", "::1")
+EXAMPLE = "Example: fkdiff app --open --reward mine.py:score"
 
 
 def app(
@@ -20,23 +19,54 @@ def app(
             "chosen from the lists only."
         ),
     ] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(help="By default the first free from 7860.")] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="By default the first free from 7860."),
+    ] = None,
     browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    reward: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A reward of your own code, file.py:function or module:attr, for the list of the "
+            "page; again for more. No other code can be run from the page."
+        ),
+    ] = None,
 ) -> None:
     """Draw in the browser: live previews, sample size and lineage, the run as a download."""
     try:
         import gradio  # noqa: F401  (only whether it is there)
     except ImportError as error:
         raise refused(f"app needs gradio ({error}); try: pip install 'fkdiff[app]'") from None
-    from fkdiff.commands.live_page import build, serve
+    from fkdiff.commands.live_guard import is_local
+    from fkdiff.commands.live_page import build
+    from fkdiff.commands.live_server import Runs, serve
 
-    page = build(_models(), _rewards(), own=host in _HERE)
+    code, runs = _code(reward or []), Runs()
+    page = build(_models(), _rewards(), runs, own=is_local(host), code=code)
     try:
-        address = serve(page, host, port, browser=browser)
+        site = serve(page, runs, host, port)
     except OSError as error:
-        raise refused(f"--port: {error}") from None
-    print(f"The page: {address} (Ctrl+C ends it)", flush=True)
-    page.block_thread()
+        raise refused(f"--host, --port: {error}; choose another port, or 0 for any") from None
+    print(f"The page: {site.lock.address} (Ctrl+C ends it)", flush=True)
+    print("Whoever has this address can draw with it.", flush=True)
+    if browser:
+        typer.launch(site.lock.address)
+    try:
+        site.thread.join()
+    except KeyboardInterrupt:
+        site.close()
+
+
+def _code(rewards: list[str]) -> list[str]:
+    """The rewards that were named, each of which can be loaded."""
+    from fkdiff.commands.drawing import load_reward_of
+
+    for text in rewards:
+        try:
+            load_reward_of(text)
+        except Exception as error:
+            raise refused(f"--reward: {error}") from None
+    return list(dict.fromkeys(rewards))
 
 
 def _models() -> list[str]:

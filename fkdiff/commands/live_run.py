@@ -1,14 +1,16 @@
-"""A run in a thread of its own, told transition by transition: what the page of `app` shows."""
+"""A run in a thread of its own, followed transition by transition: what `fkdiff app` shows."""
 
 import queue
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fkdiff.commands.drawing import Loaded, load, save_run
 from fkdiff.commands.request import Request, checked
+from fkdiff.commands.reward_code import check_code, fingerprints, is_file_place
+from fkdiff.commands.stops import refused
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -86,12 +88,20 @@ class _Watcher:
 
 
 class Studio:
-    """Keeps the last model loaded, with its rewards and its small decoder."""
+    """Keeps the last model loaded, with its rewards and its small decoder.
 
-    def __init__(self) -> None:
+    Arguments:
+        code: Rewards of the user's own code; no other code is run.
+
+    Raises:
+        RewardError: If one of them can't be read.
+    """
+
+    def __init__(self, code: Sequence[str] = ()) -> None:
         self._model: str | None = None
         self._loaded: Loaded | None = None
         self._small: Any = None
+        self._files = {k: v for text in code for k, v in fingerprints(text).items()}
 
     def prepare(self, request: Request) -> Request:
         """Check a request and load what it needs; gives it with the model's defaults.
@@ -101,11 +111,27 @@ class Studio:
         """
         request = checked(request)
         before = self._loaded if request.model == self._model else None
+        if request.reward != "none" and self._edited(request.reward or "") and before is not None:
+            before = replace(before, rewards={})
         self._loaded, self._model = None, None  # memory for one model, not for two
         self._loaded, self._model = load(request, before), request.model
         if before is None:
             self._small = _small_decoder(self._loaded.pipe)
         return request
+
+    def _edited(self, reward: str) -> bool:
+        """Whether a file of the reward's code was edited, so that it must be loaded again."""
+        check_code(reward, self._files)
+        now = fingerprints(reward)
+        edited = [place for place, mark in now.items() if mark != self._files[place]]
+        for place in edited:
+            if not is_file_place(place):  # Python imports a module once
+                raise refused(
+                    f"Reward {place!r} must not change while the page is served, but its file "
+                    "was edited; start fkdiff app again"
+                )
+        self._files |= now
+        return bool(edited)
 
     def run(self, request: Request) -> Iterator[Glimpse | Finished]:
         """Glimpses of a prepared request's run, then its end; a left iterator ends the run.

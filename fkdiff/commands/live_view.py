@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["finished_view", "glimpse_view", "plain_view"]
 
 _NOTHING = {"share": None, "cards": (), "note": "", "spark": None, "course": None, "facts": None}
+_NOTHING |= {"archive": None}
 _WIDTH = 190  # CSS pixels of a picture, as in app.css
 
 
@@ -50,8 +51,14 @@ def glimpse_view(seen: Glimpse) -> str:
     return template("live.html").render({**_NOTHING, **shown})
 
 
-def finished_view(result: "Result", folder: str) -> str:
-    """A run that is over: pictures best first, what happened on the way, what it cost."""
+def finished_view(result: "Result", folder: str, archive: str | None = None) -> str:
+    """A run that is over: pictures best first, what happened on the way, what it cost.
+
+    Arguments:
+        result: Of one prompt.
+        folder: Where it is.
+        archive: Address of its archive, None for no download.
+    """
     particles, rows = result.log_w.shape[1], ranked(result)
     names = [name for name in result.rewards if name not in result.settings.get("monitor", ())]
     heaviest = float(result.weights.max())
@@ -78,6 +85,7 @@ def finished_view(result: "Result", folder: str) -> str:
         else "No reward: every picture is as good as the others.",
         "course": svg and data_uri(svg, "image/svg+xml"),
         "facts": facts,
+        "archive": archive,
     }
     return template("live.html").render({**_NOTHING, **shown})
 

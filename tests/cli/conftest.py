@@ -1,6 +1,7 @@
 """A pipeline on disk, stand-in rewards, and a stand-in for the bundled models."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
 
@@ -55,20 +56,26 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def bundled(model, tmp_path_factory, monkeypatch):
+@contextmanager
+def stand_in(home, model):
     """The tiny pipeline in the place of `emoji`, with a card of its own."""
-    home = tmp_path_factory.mktemp("zoo")
     (home / "emoji").symlink_to(model)
     words = ["a", "cat", "and", "pizza", "on", "blue", "background", "key"]
     card = {"kind": "pipeline", "summary": "tiny", "licence": "Apache-2.0", "words": words}
     card |= {"defaults": {"num_inference_steps": 3, "guidance_scale": 2.0}}
     card |= {"quality": {"two objects": 0.5}}
     (model / "card.json").write_text(json.dumps(card))
-    monkeypatch.setattr(zoo, "_HERE", home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zoo, "_HERE", home)
+        zoo._read_card.cache_clear()
+        yield "emoji"
     zoo._read_card.cache_clear()
-    yield "emoji"
-    zoo._read_card.cache_clear()
+
+
+@pytest.fixture
+def bundled(model, tmp_path_factory):
+    with stand_in(tmp_path_factory.mktemp("zoo"), model) as name:
+        yield name
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The page of `fkdiff app`: in a real browser, and what it makes of a run without one."""
 
+import socket
 import threading
 import time
 import zipfile
@@ -29,18 +30,16 @@ def until(condition, what):
 
 
 @pytest.fixture
-def page(here, bundled, monkeypatch):
+def page(here, bundled):
     """Address of a served page of the tiny bundled model."""
     pytest.importorskip("gradio", reason="gradio isn't installed: extra app")
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(here / "served"))
-    from fkdiff.commands.live_page import build, serve
+    from fkdiff.commands.live_page import build
+    from fkdiff.commands.live_server import Runs, serve
 
-    blocks = build(["emoji"], ["brightness"], own=False)
-    try:
-        yield serve(blocks, "127.0.0.1", None, browser=False)
-    finally:
-        blocks.close()
-    assert not list((here / "served").rglob("*.zip"))
+    runs = Runs()
+    site = serve(build(["emoji"], ["brightness"], runs, own=False), runs, "127.0.0.1", 0)
+    yield site.lock.address
+    site.close()
 
 
 def test_in_a_browser_a_run_finishes_and_an_error_is_a_message(page, here, tmp_path):
@@ -65,7 +64,6 @@ def test_in_a_browser_a_run_finishes_and_an_error_is_a_message(page, here, tmp_p
         assert len(drawn) >= 9  # eight particles and the course with its lineage
         one("#folder").click()
         archive = until(lambda: next(tmp_path.glob("saved/*.zip"), None), "the download")
-        assert len(list(here.glob("served/**/*.zip"))) == 1  # gone when the page is closed
         names = zipfile.ZipFile(archive).namelist()
         assert "report.html" in names and "images/0007.png" in names
 
@@ -77,7 +75,7 @@ def test_in_a_browser_a_run_finishes_and_an_error_is_a_message(page, here, tmp_p
         told = until(lambda: (toast := one(".toast-body.error")) and toast.text, "the message")
         assert "'kat'" in told and "cat" in told
         assert state("failed") is not None
-        assert all(url.startswith(page.rstrip("/")) for url in asked_of(browser))
+        assert all(url.startswith(page.partition("?")[0]) for url in asked_of(browser))
         assert not [e for e in browser.get_log("browser") if e["level"] == "SEVERE"]
     assert sorted(p.name for p in (here / "runs").iterdir()) == [
         "a-cat-and-a-pizza-on-a-blue-background"
@@ -101,7 +99,7 @@ def asked(here, model):
 
 
 def test_a_run_is_told_transition_by_transition(asked):
-    studio = Studio()
+    studio = Studio([asked.reward])
     *seen, last = studio.run(studio.prepare(asked))
     assert [glimpse.done for glimpse in seen] == [1, 2, 3, 4]
     assert isinstance(last, Finished) and last.page.is_file()
@@ -114,21 +112,8 @@ def test_a_run_is_told_transition_by_transition(asked):
     assert studio._loaded.pipe is kept.pipe  # the next run loads nothing
 
 
-def test_a_download_leaves_nothing_in_the_temporary_folder(asked, tmp_path, monkeypatch):
-    pytest.importorskip("gradio", reason="gradio isn't installed: extra app")
-    from fkdiff.commands.live_page import _draw
-
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    (tmp_path / "temporary").mkdir()
-    chosen = ("a cat", asked.model, "none", 2, 1.0, 2, None, 0, "0,1", False)
-    shown = _draw(Studio(), *chosen)
-    archive = next(view[2]["value"] for view in shown if len(view) == 3 and "value" in view[2])
-    assert "report.html" in zipfile.ZipFile(archive).namelist()
-    assert not list(shown) and not list((tmp_path / "temporary").iterdir())
-
-
 def test_a_run_that_nobody_watches_ends_and_keeps_what_it_made(asked):
-    studio = Studio()
+    studio = Studio([asked.reward])
     before = threading.active_count()
     events = studio.run(studio.prepare(asked))
     assert next(events).done == 1
@@ -140,7 +125,7 @@ def test_a_run_that_nobody_watches_ends_and_keeps_what_it_made(asked):
 def test_failures_and_refusals_are_stops(asked):
     from dataclasses import replace
 
-    studio = Studio()
+    studio = Studio(["mine.py:nan_later"])
     with pytest.raises(Stop, match="--particles must be at least 1"):
         studio.prepare(replace(asked, particles=0))
     failing = studio.prepare(replace(asked, reward="mine.py:nan_later"))
@@ -158,6 +143,16 @@ def test_without_gradio_the_command_says_what_to_install(fkdiff, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gradio", None)
     code, out, error = fkdiff("app")
     assert (code, out) == (2, "") and "pip install 'fkdiff[app]'" in error
+
+
+def test_a_taken_port_and_code_that_is_missing_are_refused(fkdiff, here):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, _, error = fkdiff("app", "--port", taken.getsockname()[1])
+    assert code == 2 and "--port" in error and "can't be used" in error
+    code, _, error = fkdiff("app", "--reward", "missing.py:f")
+    assert code == 2 and "--reward" in error and "doesn't exist" in error
+    code, _, error = fkdiff("app", "--port", 70000)
+    assert code == 2 and "--port" in error
 
 
 def test_the_lists_offer_what_draws_and_what_is_ready():

@@ -17,7 +17,9 @@ from fkdiff.taps.shadowing import shadow_of, variant
 __all__ = ["LIVE", "captured", "state_in", "with_prompt", "with_state"]
 
 _STATES = ("sample", "hidden_states", "x")
-LIVE = frozenset({*_STATES, "timestep", "timesteps", "t"})
+_SOUNDS = ("audio_hidden_states",)  # a second state, with a prediction of its own
+_TIMES = ("timestep", "timesteps", "t", "sigma", "audio_timestep", "audio_sigma")
+LIVE = frozenset({*_STATES, *_SOUNDS, *_TIMES})
 """Arguments of networks that change from step to step; all the others are conditions."""
 
 
@@ -95,7 +97,9 @@ def _watching(name: str, module: torch.nn.Module, calls: list[Any]) -> Any:
     def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
         calls.append((name, bound))
-        return _Output(_silent(self, bound))
+        sounds = [bound.arguments.get(name) for name in _SOUNDS]
+        others = [torch.zeros_like(sound) for sound in sounds if sound is not None]
+        return _Output((_silent(self, bound), *others))
 
     return calling(module, call)
 
@@ -113,9 +117,6 @@ def _silent(module: Any, bound: inspect.BoundArguments) -> Any:
 
 class _Output(tuple[Any, ...]):
     """A silent network's output, by position and by its usual name."""
-
-    def __new__(cls, sample: Any) -> "_Output":
-        return super().__new__(cls, (sample,))
 
     @property
     def sample(self) -> Any:

@@ -16,6 +16,7 @@ __all__ = [
     "output_of",
     "prediction_type",
     "separates_copies",
+    "time_of",
 ]
 
 
@@ -50,7 +51,7 @@ def coefficients(scheduler: Any, timestep: Any) -> tuple[float, float] | None:
         sigma = float(scheduler.sigmas[_position(scheduler, timestep)])
         return 1 - sigma, sigma
     ones, zeros = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
-    t = torch.as_tensor(timestep).reshape(1).to(scheduler.timesteps.device)
+    t = time_of(timestep).reshape(1).to(scheduler.timesteps.device)
     if hasattr(scheduler, "scale_noise"):
         alpha, sigma = float(noise(ones, t, zeros)), float(noise(zeros, t, ones))
         if scheduler.config.get("invert_sigmas"):  # Mochi counts from noise 0 to data 1
@@ -64,7 +65,26 @@ def _position(scheduler: Any, timestep: Any) -> int:
     index = getattr(scheduler, "step_index", None)
     if index is not None:
         return index
-    return int((scheduler.timesteps == timestep).nonzero()[0])
+    return int((scheduler.timesteps == time_of(timestep)).nonzero()[0])
+
+
+def time_of(timestep: Any) -> Tensor:
+    """The time of a step, without axes; some pipelines give it once for each row.
+
+    Raises:
+        TapError: If rows are at different times.
+
+    Example:
+        >>> time_of(torch.full((3,), 7.0))
+        tensor(7.)
+    """
+    times = torch.as_tensor(timestep).flatten()
+    if len(times) > 1 and bool((times != times[0]).any()):
+        raise TapError(
+            "timestep must be the same for all rows of a step, got rows at different times, whose "
+            "particles have no common noise level; steer a pipeline that steps them together"
+        )
+    return times[0]
 
 
 def prediction_type(scheduler: Any) -> str:
@@ -75,7 +95,7 @@ def prediction_type(scheduler: Any) -> str:
     """
     stated = scheduler.config.get("prediction_type")
     name = type(scheduler).__name__
-    if name == "IPNDMScheduler":
+    if name in ("IPNDMScheduler", "DDPMWuerstchenScheduler"):
         return "epsilon"
     if stated is None and ("FlowMatch" in name or name == "LTXEulerAncestralRFScheduler"):
         return "flow_prediction"
@@ -125,6 +145,7 @@ def as_predicted(scheduler: Any, output: Tensor) -> Tensor:
 _STOCHASTIC = (
     "DDPMScheduler",
     "DDPMParallelScheduler",
+    "DDPMWuerstchenScheduler",
     "EulerAncestralDiscreteScheduler",
     "KDPM2AncestralDiscreteScheduler",
     "DPMSolverSDEScheduler",

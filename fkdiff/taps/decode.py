@@ -207,6 +207,7 @@ def yields(pipe: Any) -> str:
     if decoder is not None:
         return decoder.inputs
     names = inspect.signature(type(pipe).__call__).parameters
-    if any("waveform" in name or name.startswith("audio_") for name in names):
-        return "audio"
-    return "video" if {"num_frames", "num_videos_per_prompt"} & {*names} else "pixels"
+    if {"num_frames", "num_videos_per_prompt"} & {*names}:  # some with sound beside it
+        return "video"
+    sounds = any("waveform" in name or name.startswith("audio_") for name in names)
+    return "audio" if sounds else "pixels"

@@ -14,6 +14,26 @@ __all__ = ["PRECONDITIONED", "REFUSED", "check_family", "predictions"]
 REFUSED: Mapping[str, str] = MappingProxyType(
     {
         name: (
+            f"steps each frame by a scheduler of its own, at another time than its neighbours "
+            f"({file}); steer SkyReelsV2Pipeline instead"
+        )
+        for name, file in (
+            (
+                "SkyReelsV2DiffusionForcingPipeline",
+                "pipelines/skyreels_v2/pipeline_skyreels_v2_diffusion_forcing.py:915",
+            ),
+            (
+                "SkyReelsV2DiffusionForcingImageToVideoPipeline",
+                "pipelines/skyreels_v2/pipeline_skyreels_v2_diffusion_forcing_i2v.py:994",
+            ),
+            (
+                "SkyReelsV2DiffusionForcingVideoToVideoPipeline",
+                "pipelines/skyreels_v2/pipeline_skyreels_v2_diffusion_forcing_v2v.py:1004",
+            ),
+        )
+    }
+    | {
+        name: (
             f"calls scheduler.step twice at one noise level, first for the estimates of both "
             f"halves at once ({file}); steer Cosmos2TextToImagePipeline instead"
         )

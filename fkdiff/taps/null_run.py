@@ -42,7 +42,7 @@ def null_run(
         that drop the channels (AudioLDM2) with one channel.
     """
     fixed = copy.deepcopy(scheduler)
-    fixed.__class__ = _returning(type(scheduler), z)
+    fixed.__class__ = _returning(type(scheduler), fixed, z)
     shadow = shadow_of(pipe, fixed, without=PREPARING)  # watched by the run, bound to its pipeline
     with ExitStack() as stack:
         for network in networks(pipe).values():
@@ -54,12 +54,14 @@ def null_run(
     return samples if isinstance(out, Tensor) or samples.ndim < 4 else samples.movedim(-1, -3)
 
 
-def _returning(base: type, z: Tensor) -> type:
+def _returning(base: type, fixed: Any, z: Tensor) -> type:
+    """A class of schedulers whose steps return z; copies, for another modality, stand still."""
+
     @functools.wraps(base.step)  # pyright: ignore[reportAttributeAccessIssue]
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(self, *args, **kwargs)
-        copies = len(bound.arguments["sample"]) // len(z)
-        latents = torch.cat([z] * max(1, copies))
+        sample = bound.arguments["sample"]
+        latents = torch.cat([z] * max(1, len(sample) // len(z))) if self is fixed else sample
         if bound.arguments.get("return_dict", True):
             return SimpleNamespace(prev_sample=latents, pred_original_sample=latents)
         return latents, latents

@@ -28,7 +28,20 @@ def mixture(parts: list[tuple[float, Any]], state: Any) -> Any:
     channels = len(state[0]) if isinstance(state, list) else state.shape[1]
     if first.ndim == 4 and first.shape[1] == 2 * channels:
         mixed = torch.cat([mixed[:, :channels], first[:, channels:]], 1)
-    return rewritten(template, mixed)
+    return _with_others(rewritten(template, mixed), parts)
+
+
+def _with_others(made: Any, parts: list[tuple[float, Any]]) -> Any:
+    """Mix what stands behind the first prediction too, such as that of a video's sound."""
+    names = list(made) if isinstance(made, dict) else range(len(made))
+    mixed = {
+        name: torch.stack([weight * out[name] for weight, out in parts]).sum(0)
+        for name in names[1:]
+        if isinstance(made[name], Tensor) and made[name].is_floating_point()
+    }
+    if isinstance(made, dict):
+        return type(made)(**{**made, **mixed})
+    return tuple(mixed.get(name, made[name]) for name in names)
 
 
 def rewritten(template: Any, rows: Tensor) -> Any:
@@ -43,5 +56,10 @@ def blank(template: Any, batch: int) -> Any:
     """Zeros of so many rows in the form of a network's output."""
     if isinstance(template[0], list):
         return ([torch.zeros_like(template[0][0])] * batch,)
-    zeros = template[0].new_zeros(batch, *template[0].shape[1:])
-    return type(template)(sample=zeros) if isinstance(template, dict) else (zeros,)
+    if isinstance(template, dict):
+        return type(template)(**{name: _zeros(value, batch) for name, value in template.items()})
+    return tuple(_zeros(value, batch) for value in template)
+
+
+def _zeros(value: Any, batch: int) -> Any:
+    return value.new_zeros(batch, *value.shape[1:]) if isinstance(value, Tensor) else value

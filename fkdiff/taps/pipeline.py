@@ -12,6 +12,7 @@ from fkdiff.processes import Kernel
 from fkdiff.processes.shards import Shards
 from fkdiff.taps.arguments import Expanded
 from fkdiff.taps.coefficients import TapError, as_predicted
+from fkdiff.taps.companions import Companions
 from fkdiff.taps.composition import Composition
 from fkdiff.taps.conditioning import Conditioning, kept_conditioning
 from fkdiff.taps.decode_once import memoised_decode
@@ -29,7 +30,7 @@ from fkdiff.taps.postprocess import sliced_postprocess
 from fkdiff.taps.regions import TappedRegions
 from fkdiff.taps.results import cut_pictures
 from fkdiff.taps.samples import Samples
-from fkdiff.taps.scheduler import Call, Pair, path_between, permute_history, tapped_scheduler
+from fkdiff.taps.scheduler import Call, Pair, path_between, permute_call, tapped_scheduler
 from fkdiff.taps.shadowing import own_ranking_off, watched_progress
 from fkdiff.taps.snapshots import Keeper
 from fkdiff.taps.sources import Sources
@@ -101,6 +102,7 @@ class PipelineTap:
     kept: Conditioning = field(init=False)
     moves: PoolMoves | None = field(default=None, init=False)
     _samples: Samples = field(init=False)
+    _companions: Companions = field(init=False)
     _scheduler: Any = field(default=None, init=False)
     _bar: Any = field(default=None, init=False)
     _outputs: list[Tensor] = field(default_factory=list, init=False)
@@ -113,6 +115,7 @@ class PipelineTap:
         self.origin = torch.arange(self.engine.log_w.numel())
         self.own = OwnSteps(self.generators, self.engine, self.stochastic, self.resamples)
         self.kept = Conditioning(self._rows)
+        self._companions = Companions(self._rows, self._move)
         term, seeds = regions_of(self.terms), [g.initial_seed() for g in self.generators]
         alpha = term is not None and term.recording
         self._samples = Samples(self.pipe, self.expanded, seeds, self.cost, alpha)
@@ -123,7 +126,8 @@ class PipelineTap:
         with ExitStack() as stack:
             enter = stack.enter_context
             self.moves = enter(opened_moves(self._composition()))
-            enter(tapped_scheduler(pipe, self.generators, self._on_step, self._before))
+            watched = self._on_step, self._before, self._check_companion
+            enter(tapped_scheduler(pipe, self.generators, *watched))
             enter(tapped_denoiser(pipe, self.shards, self, self.cost, self._on_call))
             self._memory = enter(memoised_decode(pipe, self, self._samples.count))
             enter(sliced_postprocess(pipe, self))
@@ -204,6 +208,10 @@ class PipelineTap:
         self._bar = bar
 
     def _on_step(self, call: Call) -> None:
+        if not call.first:
+            self._check_companion()
+            self._companions.join(call)
+            return
         if self.keeper is not None and self.keeper.skipping:
             self.keeper.skip(self, call)
             return
@@ -212,12 +220,20 @@ class PipelineTap:
             flat = None if self.moves is None else self.moves.flat
             self._opening = _Opening(call, kernel, self._outputs, flat)
         self._outputs = []
+        chosen = self._on_transition(call, self._opening) if call.moved else None
+        self._companions.turn(chosen)
         if call.moved:
-            self._on_transition(call, self._opening)
             if self.keeper is not None:
                 self.keeper.keep(self, call)
 
-    def _on_transition(self, call: Call, opening: _Opening) -> None:
+    def _check_companion(self) -> None:
+        what = f"{type(self.pipe).__name__} steps several latents by schedulers of their own"
+        if self.moves is not None and self.moves.corrector is not None:
+            raise TapError(f"Correct() must move all of the state, but {what}; leave it out")
+        if self.keeper is not None:
+            raise TapError(f"{what}, whose state isn't kept; leave out keep (--save-every 0)")
+
+    def _on_transition(self, call: Call, opening: _Opening) -> Tensor | None:
         """Let the engine weigh what has moved, and continue the rows that it chooses."""
         self._memory["keep"] = call.last
         if call.last:
@@ -234,6 +250,7 @@ class PipelineTap:
         self.parents = chosen
         if chosen is not None:
             self._permute(call, chosen)
+        return chosen
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
@@ -296,15 +313,16 @@ class PipelineTap:
         self.origin = self.origin[chosen]
 
         def walk(pick: Callable[[Tensor], Tensor]) -> None:
-            for name, value in call.output.items():
-                if isinstance(value, Tensor) and value.ndim and len(value) == len(call.sample):
-                    call.output[name] = pick(value)
-            permute_history(call.scheduler, call.sample, pick)
+            permute_call(call, pick)
             self.kept.permute(pick)
             if self._samples.regions is not None:
                 self._samples.regions.permute(pick)
 
         self.continued(walk, chosen)
+
+    def _move(self, call: Call, chosen: Tensor) -> None:
+        """Continue `chosen` rows in the step of another of the pipeline's schedulers."""
+        self.continued(lambda pick: permute_call(call, pick), chosen)
 
     def continued(
         self, walk: Callable[[Callable[[Tensor], Tensor]], None], chosen: Tensor

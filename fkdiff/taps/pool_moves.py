@@ -15,7 +15,7 @@ from fkdiff.taps.compatible import check_correctable, check_guided
 from fkdiff.taps.composition import Composition
 from fkdiff.taps.experts import TappedPool
 from fkdiff.taps.pool_step import PoolStep
-from fkdiff.taps.scheduler import Call, position_of
+from fkdiff.taps.scheduler import Call
 from fkdiff.terms.consistency import corrector_of
 from fkdiff.terms.correctors import Correct, Move, warn_few_steps
 from fkdiff.terms.pool import exponent_sum, pool_terms
@@ -82,12 +82,17 @@ class PoolMoves:
             return
         if pair is None:
             raise TapError(f"{type(scheduler).__name__} tells no noise level; set another")
+        if arguments.get("per_token_timesteps") is not None:
+            raise TapError(
+                f"{type(self.pool.sources.pipe).__name__} steps each token from a time of its "
+                f"own, which has no common law; leave out Correct(), Product and Anneal"
+            )
         if self.pool.shrink != 1:
             arguments["sample"] = self.pool.shrink * arguments["sample"]
             self.pool.shrink = 1.0
         x, mixed = arguments["sample"][:rows], arguments["model_output"]
         experts = self.composition.experts(found, scheduler, x, mixed[:rows], pair)
-        index = position_of(scheduler, arguments["timestep"])
+        index = getattr(scheduler, "step_index", None)
         self.flat = PoolStep(scheduler, index, pair, x, experts)
         if self.corrector is None:
             copies = torch.cat([self.flat.edited()] * (len(mixed) // rows))

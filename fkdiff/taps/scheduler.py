@@ -10,17 +10,17 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from fkdiff.processes import Gaussian
-from fkdiff.taps.coefficients import coefficients, estimate_x0
+from fkdiff.taps.coefficients import coefficients, estimate_x0, time_of
 from fkdiff.taps.shadowing import variant
 
-__all__ = ["Call", "Pair", "path_between", "permute_history", "position_of", "tapped_scheduler"]
+__all__ = ["Call", "Pair", "path_between", "permute_call", "permute_history", "tapped_scheduler"]
 
 Pair: TypeAlias = tuple[float, float]
 """(alpha, sigma)."""
@@ -40,6 +40,7 @@ class Call:
         calls: Calls that the run will make.
         moved: False while a solver of order two is in the middle of a pair.
         output: Every batch-leading tensor that the scheduler returned, `prev_sample` first.
+        first: Whether it is the pipeline's own scheduler, not one that steps another modality.
     """
 
     scheduler: Any
@@ -51,6 +52,7 @@ class Call:
     calls: int
     moved: bool
     output: dict[str, Any]
+    first: bool = True
 
     @property
     def sample(self) -> Tensor:
@@ -79,6 +81,10 @@ class Call:
             if isinstance(own, Tensor):
                 return own[:rows]
         output = self.arguments["model_output"]
+        times = self.arguments.get("per_token_timesteps")
+        if times is not None:  # tokens of an image are less noisy, and the sign is turned
+            sigma = times[..., None] / self.scheduler.config.num_train_timesteps
+            return (self.sample + sigma * output)[:rows]
         return estimate_x0(self.scheduler, self.index, self.pair, self.sample, output)[:rows]
 
 
@@ -96,6 +102,7 @@ def tapped_scheduler(
     generators: Sequence[torch.Generator],
     on_step: Callable[[Call], None],
     before: Before | None = None,
+    on_copy: Callable[[], None] | None = None,
 ) -> Iterator[Any]:
     """Call `on_step` after each scheduler step of `pipe`; it may edit `Call.output`.
 
@@ -103,77 +110,152 @@ def tapped_scheduler(
         pipe: A pipeline with a `scheduler`.
         generators: One for each row; given to steps whose pipeline passes none, so that no noise
             comes from the global random state.
-        on_step: Gets the call; edits `output` in place.
-        before: May edit the step's arguments in place, before the scheduler takes them.
+        on_step: Gets the call; edits `output` in place. Further schedulers of the pipeline, and
+            copies that it makes for the latents of another modality, come here too.
+        before: May edit the step's arguments in place, before the pipeline's own scheduler takes
+            them.
+        on_copy: Called where the pipeline copies a scheduler; may refuse.
     """
-    original = pipe.scheduler
-    scheduler = copy.deepcopy(original)
-    base = type(scheduler)
-    signature = inspect.signature(base.step)
-    state = {"position": 0, "offset": 0}
+    further = {name: value for name, value in vars(pipe).items() if _is_further(name, value)}
+    held = {"scheduler": pipe.scheduler, **further}
+    copies = {name: copy.deepcopy(value) for name, value in held.items()}
+    first = copies["scheduler"]
+    watch = _Watch(first, generators, on_step, before, on_copy)
+    for name, scheduler in copies.items():
+        scheduler.__class__ = watch.variant_of(type(scheduler))
+        setattr(pipe, name, scheduler)
+    try:
+        yield first
+    finally:
+        for name, original in held.items():
+            setattr(pipe, name, original)
 
-    @functools.wraps(base.step)
-    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(self, *args, **kwargs)
-        bound.apply_defaults()
+
+def _is_further(name: str, value: Any) -> bool:
+    return name.endswith("_scheduler") and hasattr(value, "step") and hasattr(value, "timesteps")
+
+
+@dataclass
+class _Watch:
+    """Watches the steps of a pipeline's schedulers, each with a clock of its own."""
+
+    first: Any
+    generators: Sequence[torch.Generator]
+    on_step: Callable[[Call], None]
+    before: Before | None
+    on_copy: Callable[[], None] | None
+    _clocks: "dict[Any, _Clock]" = field(default_factory=dict)
+
+    def variant_of(self, base: type) -> type:
+        """A class of schedulers whose steps, and whose copies' steps, are watched."""
+        stock: Any = base
+        signature = inspect.signature(stock.step)
+
+        @functools.wraps(stock.step)
+        def step(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+            bound = signature.bind(scheduler, *args, **kwargs)
+            bound.apply_defaults()
+            return self._step(scheduler, stock.step, bound)
+
+        def copied(scheduler: Any, memo: dict[int, Any]) -> Any:
+            if self.on_copy is not None:
+                self.on_copy()
+            twin = type(scheduler).__new__(type(scheduler))
+            memo[id(scheduler)] = twin
+            vars(twin).update(copy.deepcopy(vars(scheduler), memo))
+            return twin
+
+        return variant(base, step=step, __deepcopy__=copied)
+
+    def _step(self, scheduler: Any, step: Callable[..., Any], bound: Any) -> Any:
         a = bound.arguments
         as_dict, a["return_dict"] = a.get("return_dict", True), True
-        _inject(a, generators)
-        t, index = a["timestep"], getattr(self, "step_index", None)
-        if state["position"] == 0:
-            state["offset"] = _first(self.timesteps, t)
-        pair = coefficients(self, t)
-        if before is not None:
-            before(self, a, pair)
-        raw = base.step(*bound.args, **bound.kwargs)
-        position, calls = state["position"], _steps(self) - state["offset"]
-        state["position"] += 1
+        _inject(a, self.generators)
+        clock = self._clocks.setdefault(scheduler, _Clock())
+        clock.start(scheduler, a["timestep"])
+        index, pair = (
+            getattr(scheduler, "step_index", None),
+            coefficients(scheduler, a["timestep"]),
+        )
+        if self.before is not None and scheduler is self.first:
+            self.before(scheduler, a, pair)
+        raw = step(*bound.args, **bound.kwargs)
+        position, calls = clock.tick(), _steps(scheduler) - clock.begin
         call = Call(
-            scheduler=self,
+            scheduler=scheduler,
             arguments=a,
-            index=getattr(self, "step_index", 0) - 1 if index is None else index,
+            index=index,
             pair=pair,
-            next_pair=_next_pair(self, state["offset"] + position),
+            next_pair=_next_pair(scheduler, clock.begin + position),
             position=position,
             calls=calls,
-            moved=position == calls - 1 or _pair_done(self),
+            moved=position == calls - 1 or _pair_done(scheduler),
             output=_as_fields(raw),
+            first=scheduler is self.first,
         )
-        on_step(call)
+        self.on_step(call)
         return _as_given(raw, call.output, as_dict)
 
-    scheduler.__class__ = variant(base, step=step)
-    pipe.scheduler = scheduler
-    try:
-        yield scheduler
-    finally:
-        pipe.scheduler = original
 
+@dataclass
+class _Clock:
+    """Counts the calls of one scheduler in a run.
 
-def position_of(scheduler: Any, timestep: Any) -> int | None:
-    """Step index before a step, also before the first; None for schedulers that keep none."""
-    if not hasattr(scheduler, "step_index"):
-        return None
-    index = scheduler.step_index
-    return _first(scheduler.timesteps, timestep) if index is None else index
+    Arguments:
+        begin: Place of the first call in the grid of timesteps.
+        position: Calls so far.
+    """
+
+    begin: int = 0
+    position: int = 0
+
+    def start(self, scheduler: Any, timestep: Any) -> None:
+        """Find the place of the first call; later ones are counted."""
+        if self.position == 0:
+            self.begin = _begin(scheduler, timestep)
+
+    def tick(self) -> int:
+        """Count a call; returns its position."""
+        self.position += 1
+        return self.position - 1
 
 
 def _inject(arguments: dict[str, Any], generators: Sequence[torch.Generator]) -> None:
     """Pipelines such as SD3 pass no generator to `step`; DiT's state has two rows a particle."""
     if "generator" in arguments and arguments["generator"] is None:
-        copies = len(arguments["sample"]) // len(generators)
+        copies = max(1, len(arguments["sample"]) // len(generators))
         arguments["generator"] = list(generators) * copies
 
 
+# Their grid's last timestep is the end of the run itself.
+_CLOSED = frozenset({"SCMScheduler", "DDPMWuerstchenScheduler"})
+
+
 def _steps(scheduler: Any) -> int:
-    """Timesteps that a whole run steps from; sCM's last one is the end of the run itself."""
-    return len(scheduler.timesteps) - (type(scheduler).__name__ == "SCMScheduler")
+    """Timesteps that a whole run steps from."""
+    return len(scheduler.timesteps) - (type(scheduler).__name__ in _CLOSED)
 
 
-def _first(timesteps: Tensor, t: Any) -> int:
-    """Where a run starts: image-to-image runs begin in the middle of the grid."""
-    found = (timesteps == torch.as_tensor(t).to(timesteps)).nonzero()
+def _begin(scheduler: Any, timestep: Any) -> int:
+    """Place in the grid where a run begins; image-to-image runs begin in the middle.
+
+    Schedulers that count their steps know their `begin_index`. Grids of the others may hold a
+    timestep twice (PNDM), and pipelines walk along the grid itself, so that a timestep's place in
+    memory is its place in the grid.
+    """
+    if hasattr(scheduler, "_init_step_index"):
+        if scheduler.step_index is None:
+            scheduler._init_step_index(timestep)
+        return scheduler.step_index
+    grid = scheduler.timesteps
+    if isinstance(timestep, Tensor) and _same_memory(timestep, grid):
+        return (timestep.storage_offset() - grid.storage_offset()) // max(1, grid.stride(0))
+    found = (grid == time_of(timestep).to(grid)).nonzero()
     return int(found[0]) if len(found) else 0
+
+
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
 def _next_pair(scheduler: Any, place: int) -> Pair | None:
@@ -228,3 +310,11 @@ def permute_history(scheduler: Any, like: Tensor, continued: Callable[[Tensor], 
     for name, value in vars(scheduler).items():
         if isinstance(value, Tensor | list | tuple):
             setattr(scheduler, name, pick(value))
+
+
+def permute_call(call: Call, continued: Callable[[Tensor], Tensor]) -> None:
+    """Index every per-row tensor that a step returned, and what its solver remembers."""
+    for name, value in call.output.items():
+        if isinstance(value, Tensor) and value.ndim and len(value) == len(call.sample):
+            call.output[name] = continued(value)
+    permute_history(call.scheduler, call.sample, continued)

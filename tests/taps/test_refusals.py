@@ -10,6 +10,9 @@ from diffusers import (
     CosmosTextToWorldPipeline,
     CosmosVideoToWorldPipeline,
     KDPM2DiscreteScheduler,
+    SkyReelsV2DiffusionForcingImageToVideoPipeline,
+    SkyReelsV2DiffusionForcingPipeline,
+    SkyReelsV2DiffusionForcingVideoToVideoPipeline,
 )
 from diffusers.modular_pipelines.modular_pipeline import PipelineState
 
@@ -93,16 +96,30 @@ def without_parts(kind):
     return pipe
 
 
-@pytest.mark.parametrize("kind", [CosmosTextToWorldPipeline, CosmosVideoToWorldPipeline])
-def test_refused_families_name_a_line_of_diffusers_that_says_so(kind):
-    with pytest.raises(TapError, match="calls scheduler.step twice") as refused:
+TWICE = "calls scheduler.step twice", "self.scheduler.step(", "self.scheduler._step_index -= 1"
+FRAMES = "steps each frame by a scheduler of its own", "sample_schedulers[idx].step(", "noise_pred"
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        (CosmosTextToWorldPipeline, TWICE),
+        (CosmosVideoToWorldPipeline, TWICE),
+        (SkyReelsV2DiffusionForcingPipeline, FRAMES),
+        (SkyReelsV2DiffusionForcingImageToVideoPipeline, FRAMES),
+        (SkyReelsV2DiffusionForcingVideoToVideoPipeline, FRAMES),
+    ],
+)
+def test_refused_families_name_a_line_of_diffusers_that_says_so(kind, says):
+    reason, here, after = says
+    with pytest.raises(TapError, match=reason) as refused:
         steer(without_parts(kind))
     path, line = re.search(r"(pipelines/[\w/]+\.py):(\d+)", str(refused.value)).groups()
     source = inspect.getsourcefile(kind)
     assert source.endswith(path)
     lines = Path(source).read_text().splitlines()
-    assert "self.scheduler.step(" in lines[int(line) - 1]
-    assert "self.scheduler._step_index -= 1" in lines[int(line)]
+    assert here in lines[int(line) - 1]
+    assert after in lines[int(line)]
 
 
 def test_a_pipeline_without_a_scheduler_is_refused(sd):

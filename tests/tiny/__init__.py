@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from tests.tiny import audio, editing, images, newer_images, video
+from tests.tiny import audio, editing, images, newer_images, sounding, video
 from tests.tiny.parts import Tiny
 
 __all__ = ["SETUPS", "Tiny", "build", "prepared"]
@@ -62,6 +62,7 @@ SETUPS: dict[str, Callable[[], Tiny]] = {
     "cosmos2": video.cosmos_2,
     "ltx": video.ltx,
     "mochi": video.mochi,
+    "ltx2": sounding.ltx2,
     "sd_img2img": editing.sd_from_image,
     "sdxl_img2img": editing.sdxl_from_image,
     "flux_img2img": editing.flux_from_image,

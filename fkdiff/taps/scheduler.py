@@ -160,7 +160,7 @@ class _Watch:
         def copied(scheduler: Any, memo: dict[int, Any]) -> Any:
             if self.on_copy is not None:
                 self.on_copy()
-            twin = type(scheduler).__new__(type(scheduler))
+            twin = object.__new__(type(scheduler))
             memo[id(scheduler)] = twin
             vars(twin).update(copy.deepcopy(vars(scheduler), memo))
             return twin
@@ -244,9 +244,9 @@ def _begin(scheduler: Any, timestep: Any) -> int:
     memory is its place in the grid.
     """
     if hasattr(scheduler, "_init_step_index"):
-        if scheduler.step_index is None:
+        if getattr(scheduler, "step_index", None) is None:
             scheduler._init_step_index(timestep)
-        return scheduler.step_index
+        return int(scheduler.step_index)
     grid = scheduler.timesteps
     if isinstance(timestep, Tensor) and _same_memory(timestep, grid):
         return (timestep.storage_offset() - grid.storage_offset()) // max(1, grid.stride(0))

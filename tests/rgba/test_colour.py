@@ -25,6 +25,18 @@ def test_exact_for_a_composite_of_two_colours(ground):
     assert float((picture - RED[:, None, None]).abs()[:, soft].mean()) > 0.2
 
 
+def test_a_colour_is_the_nearby_one_corrected_as_far_as_alpha_tells():
+    r"""The minimum of |C - alpha F - (1 - alpha) B|^2 + tau^2 |F - near|^2, by its derivative."""
+    alpha = torch.full((24, 24), 0.3)
+    alpha[8:16, 8:16] = 0.9
+    picture = alpha * RED[:, None, None] + (1 - alpha) * WHITE[:, None, None]
+    spot = picture.clone()
+    spot[:, 2, 2] -= 0.02  # far from the others' colour: what does alpha .3 make of it?
+    before, after = (foreground_colour(c, alpha, WHITE)[:, 2, 2] for c in (picture, spot))
+    change = -0.02 * 0.3 / (0.3**2 + 0.1**2)
+    assert float((after - before - change).abs()[1:].max()) < 2e-3  # red is at its bound
+
+
 def test_no_white_fringe_on_black():
     alpha, picture = disc(), on("plain")
     truth = over(torch.cat([colour(), alpha[None]]), torch.zeros(3, 1, 1))

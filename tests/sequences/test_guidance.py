@@ -128,10 +128,20 @@ def test_draws_behind_a_reward_have_the_posterior_s_law():
     assert float(((share - p[0, 0]) / error).abs().max()) < 4.5
 
 
-def test_guidance_with_its_ratio_leaves_the_law(plain):
-    result = cloud(StraightThrough(REWARD, scale=0.6, draws=2))
-    assert float(result.log_w.std()) > 0.3  # it did something
-    assert_same(measures(result), plain, torch.ones(9))
+@pytest.fixture(scope="module")
+def of_eta(plain):
+    """The law of the chain itself at each eta: with other noise another chain is run."""
+    quiet = measures(cloud(prompts=9000, particles=1, steps=30, seed=1, eta=0.6))
+    return {1.0: plain, 0.6: quiet}
+
+
+@pytest.mark.parametrize("eta", [1.0, 0.6])
+@pytest.mark.parametrize("space", ["state", "logits"])
+def test_guidance_with_its_ratio_leaves_the_law(of_eta, eta, space):
+    guide = StraightThrough(REWARD, scale=0.6, draws=2, space=space)
+    result = cloud(guide, eta=eta)
+    assert float(result.log_w.std()) > 0.1  # it did something
+    assert_same(measures(result), of_eta[eta], torch.ones(9))
 
 
 def test_guidance_without_its_ratio_changes_the_law(plain):
@@ -141,13 +151,15 @@ def test_guidance_without_its_ratio_changes_the_law(plain):
         assert_same(measures(result), plain, torch.ones(9))
 
 
-def test_guided_and_tilted_is_the_tilted_law(plain):
+@pytest.mark.parametrize("eta", [1.0, 0.6])
+def test_guided_and_tilted_is_the_tilted_law(of_eta, eta):
     terms = (StraightThrough(REWARD, scale=0.8, draws=2), Tilt(REWARD, scale=1.5))
-    result = cloud(*terms)
-    assert_same(measures(result), plain, (1.5 * prizes()).exp())
+    result = cloud(*terms, eta=eta)
+    assert_same(measures(result), of_eta[eta], (1.5 * prizes()).exp())
     exact = PRIOR * (1.5 * prizes()).exp()
     ours = measures(result).mean(0)
-    assert torch.allclose(ours / ours.sum(), exact / exact.sum(), atol=0.03)
+    # Only with eta 1 is a chain of 30 steps that near to the law of its data.
+    assert eta < 1 or torch.allclose(ours / ours.sum(), exact / exact.sum(), atol=0.03)
     assert "prize" in result.target and "heuristic" not in result.target
 
 

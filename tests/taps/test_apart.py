@@ -1,6 +1,7 @@
 """Prompts with seeds of their own: the bits of each drawn alone, in any company."""
 
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -55,12 +56,18 @@ def alone(name, place):
 def differences(one, other):
     """Names of what isn't the same bit for bit."""
     pairs = {name: (getattr(one, name), getattr(other, name)) for name in COMPARED}
-    pairs["ancestors"] = one.ancestors(), other.ancestors()
+    pairs |= {"rows": (lineage(one), lineage(other))}
     for key in ("ess", "resampled"):
         a, b = (torch.stack([getattr(entry, key) for entry in r.trace]) for r in (one, other))
         pairs[key] = a, b
     pairs |= {key: (one.rewards[key], other.rewards[key]) for key in ("first", "mean")}
     return {name for name, (a, b) in pairs.items() if not a.equal(b)}
+
+
+def lineage(result):
+    """Parents of every row at every transition, its own where none moved, (T, P K)."""
+    own = torch.arange(result.log_w.numel())
+    return torch.stack([own if rows is None else rows for rows in result.rows])
 
 
 COMPARED = ("latents", "samples", "log_w", "log_twist", "log_z", "selected", "order")
@@ -77,6 +84,8 @@ def test_a_prompt_is_the_same_in_any_company(name):
     assert any(entry.resampled.any() for own in apart for entry in own.trace)
     # Results in each other's places, or of streams of a common seed, would be noticed.
     assert {"latents", "log_w", "samples"} <= differences(parts[0], apart[2])
+    moved = next(own for own in apart if any(entry.resampled.any() for entry in own.trace))
+    assert differences(moved, replace(moved, rows=[None] * len(moved.rows))) == {"rows"}
     if name == "dit":
         common = drawn(name, CALLS[name], SEEDS[0]).split()
         assert "latents" not in differences(common[0], apart[0])

@@ -21,6 +21,8 @@ from fkdiff import (
 from fkdiff.bench.discrete_correctors import CASES, Q1
 from fkdiff.bench.token_laws import TokenLaw
 from fkdiff.processes.tokens import TokenStep
+from fkdiff.terms.discrete_correctors import pool_law
+from fkdiff.terms.pool import Expert
 
 LAW = Q1
 ALWAYS = Resample(ess=0.95, window=(0.0, 1.0))
@@ -144,6 +146,20 @@ def test_correctors_reach_the_product_at_any_number_of_steps(name):
     )  # fmt: skip
     assert p_value(masses(result), case.target) > 1e-5
     assert abs(z_of_log_z(result, case.target.sum())) < 4.5
+
+
+def test_what_one_expert_forbids_is_forbidden():
+    """Also to a negative power, which would make the impossible certain."""
+    free = torch.tensor([0.5, 0.3, 0.2]).double().log().expand(1, 1, 3)
+    bans = torch.tensor([0.6, 0.4, 0.0]).double().log().expand(1, 1, 3)
+    for b in (-0.5, 0.5, 2.0):
+        for experts in ([("free", 1.0, free), ("bans", b, bans)], [("bans", b, bans)] * 2):
+            law = pool_law([Expert(*expert) for expert in experts])
+            assert law.p[0, 0, 2] == 0 and torch.isfinite(law.log_mass).all()
+    law = pool_law([Expert("free", 1.0, free), Expert("bans", -0.5, bans)])
+    exact = torch.tensor([0.5 / 0.6**0.5, 0.3 / 0.4**0.5, 0.0]).double()
+    torch.testing.assert_close(law.p[0, 0], exact / exact.sum())
+    torch.testing.assert_close(law.log_mass[0, 0], exact.sum().log())
 
 
 @pytest.mark.parametrize("name", ["anneal_2", "cfg_1.5", "product"])

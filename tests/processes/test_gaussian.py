@@ -12,6 +12,7 @@ from fkdiff.processes import (
     PREDICTIONS,
     Gaussian,
     Kernel,
+    output_to_epsilon,
     predict_epsilon,
     predict_score,
     predict_x0,
@@ -64,6 +65,9 @@ def test_every_prediction_type_gives_back_data_noise_and_score(pair_and_type, se
     torch.testing.assert_close(found, x0, **close)
     close = {"rtol": 1e-8, "atol": 1e-11 * (1 + alpha / sigma)}
     torch.testing.assert_close(predict_epsilon(x, x0, alpha, sigma), epsilon, **close)
+    output = output_of(prediction, x0, epsilon, alpha, sigma)
+    noise = output_to_epsilon(x, output, alpha, sigma, prediction)
+    torch.testing.assert_close(noise, epsilon, **close)
     given_x0 = torch.distributions.Normal(alpha * x0, sigma)
     leaf = x.clone().requires_grad_()
     (score,) = torch.autograd.grad(given_x0.log_prob(leaf).sum(), leaf)

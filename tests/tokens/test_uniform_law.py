@@ -7,6 +7,7 @@ import torch
 from scipy.stats import chi2
 
 from fkdiff import Resample, Tilt, UniformPath, as_reward, sample_tokens
+from fkdiff.processes.tokens import TokenStep
 from tests.tokens.test_sampling import z_of_log_z
 
 V = 3
@@ -96,6 +97,22 @@ def test_law_of_two_correlated_tokens(steps, tilted):
     alone = torch.stack([LAW.reshape(V, V).sum(1), LAW.reshape(V, V).sum(0)])
     product = (alone[0][:, None] * alone[1]).flatten() * (R.exp() if tilted else 1)
     assert p_value(masses(result), product, free) < 1e-5
+
+
+@pytest.mark.parametrize(("alpha", "after"), [(0.0, 0.3), (0.3, 0.6), (0.6, 0.95), (0.5, 1.0)])
+def test_a_move_is_bayes_rule(alpha, after):
+    """x' given x and a draw of x0: 60,000 moves from each token against its probabilities."""
+    n, p = 60_000, torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    given = corrupted(after)[:, None, :] * corrupted(alpha / after).T[None, :, :]
+    exact = torch.einsum("v,vsx->sx", p, given / given.sum(-1, keepdim=True))
+    generator = torch.Generator().manual_seed(4)
+    for state in range(V):
+        x = torch.full((n, 1), state)
+        uniform = torch.rand(n, 3, 1, generator=generator, dtype=torch.float64)
+        moved = UniformPath(1).move(x, p.expand(n, 1, V), TokenStep(alpha, after), uniform)
+        share = torch.stack([(moved == v).double().mean() for v in range(V)])
+        error = (exact[state] * (1 - exact[state]) / n).sqrt()
+        assert float(((share - exact[state]).abs() / error).max()) < 4.5
 
 
 def test_a_network_is_asked_again_at_another_level():

@@ -1,10 +1,15 @@
 """Files that are there whole or not at all."""
 
 import os
+import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["clear_parts", "write_whole"]
+__all__ = ["clear_parts", "home_path", "naming", "write_whole"]
+
+_PART = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -23,25 +28,46 @@ def write_whole(path: Path, data: bytes) -> None:
         ...     print(sorted(p.name for p in Path(folder).rglob("*.*")))
         ['a.txt']
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    number, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    part = Path(name)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        number, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        part = Path(name)
+        try:
+            with os.fdopen(number, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # a name must never stand for bytes that aren't there yet
+            part.chmod(0o666 & ~_umask())
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an error that ends writing the file's name: errors of an open file carry none."""
     try:
-        with os.fdopen(number, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # the name must never stand for bytes that aren't there yet
-        part.chmod(0o666 & ~_umask())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        error.filename = str(path)
         raise
+
+
+def home_path(text: str | Path) -> Path:
+    """A path with `~` as the home folder; as it stands where there is no such user.
+
+    >>> home_path("~/runs").is_absolute(), home_path("~nobody-here/runs").as_posix()
+    (True, '~nobody-here/runs')
+    """
+    return Path(os.path.expanduser(text))
 
 
 def clear_parts(folder: Path) -> None:
     """Remove what killed writers left below a folder that nobody else is writing into."""
     for part in folder.rglob(".*.part"):
-        part.unlink(missing_ok=True)
+        if _PART.fullmatch(part.name):
+            part.unlink(missing_ok=True)
 
 
 def _umask() -> int:

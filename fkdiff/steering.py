@@ -20,7 +20,7 @@ from fkdiff.taps import PipelineTap, TapError
 from fkdiff.taps.arguments import Expanded, expand, seed_of
 from fkdiff.taps.families import check_family
 from fkdiff.taps.results import fields, share_rows
-from fkdiff.taps.snapshots import Keeper, Snapshots
+from fkdiff.taps.snapshots import Keeper, Snapshots, held
 from fkdiff.taps.token_arguments import expand_tokens
 from fkdiff.taps.token_families import draws_tokens, token_tap
 from fkdiff.taps.tokens import TokenTap
@@ -209,7 +209,7 @@ class Steered:
         tap = self._tap(expanded, run, self._streams(run, None if apart else seeds))
         check_read(self.pipe, tap, self._rewards)
         try:
-            with run.cost.time("total"), shards.watched():
+            with run.cost.time("total"), held(self.keep, shards.rank), shards.watched():
                 if isinstance(tap, PipelineTap) and self.keep is not None:
                     tap.keeper = self._keeper(self.keep, expanded, settings, run)
                 output = tap()

@@ -18,6 +18,7 @@ PACKAGE = ROOT / "fkdiff"
 CORE = {
     "_version",
     "files",
+    "folders",
     "smc",
     "processes",
     "terms",
@@ -32,10 +33,11 @@ CORE = {
 MAY = {
     "_version": set(),
     "files": set(),
+    "folders": {"_version", "files"},
     "smc": set(),
     "processes": set(),
     "terms": {"smc", "processes"},
-    "taps": {"files", "processes", "terms"},
+    "taps": {"files", "folders", "processes", "terms"},
     "result": {"terms"},
     "run": {"smc", "processes", "terms", "result"},
     "refusals": {"terms", "taps"},

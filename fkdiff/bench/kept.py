@@ -44,8 +44,17 @@ class Kept:
         if self.file is None or not self.file.is_file():
             return []
         # What follows the last newline was cut off.
-        whole = self.file.read_text(encoding="utf-8").split("\n")[:-1]
-        return [json.loads(line) for line in whole]
+        *whole, head = self.file.read_text(encoding="utf-8", errors="replace").split("\n")
+        try:
+            found = [json.loads(line) for line in whole]
+        except (ValueError, RecursionError):
+            found = [None]
+        if not all(isinstance(line, dict) for line in found) or (not found and head):
+            raise BenchRefused(
+                f"resume must name a file of a bench's parts, and {self.file} isn't one; name "
+                f"another file"
+            )
+        return found
 
     def part(self, name: str, make: Callable[[], Any]) -> Any:
         """The part of that name; unless it is there it is made and written down."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from fkdiff.bench import BENCHES, RESUMABLE
+from fkdiff.commands.places import check_file, is_ours, path
 from fkdiff.commands.stops import refused
 from fkdiff.files import write_whole
 
@@ -22,12 +23,14 @@ def bench(
     quick: Annotated[bool, typer.Option(help="The same fields in less than a minute.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the results and versions here.")
+        Path | None,
+        typer.Option("--json", help="Write the results and versions here.", parser=path),
     ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(
-            help=f"Keep finished runs here and go on from it: {', '.join(sorted(RESUMABLE))}."
+            help=f"Keep finished runs here and go on from it: {', '.join(sorted(RESUMABLE))}.",
+            parser=path,
         ),
     ] = None,
 ) -> None:
@@ -40,8 +43,10 @@ def bench(
         return
     if name not in BENCHES:
         raise refused(f"NAME must be one of {', '.join(BENCHES)}, got {name!r}")
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise refused(f"--json {json_file}: its folder doesn't exist; create it first")
+    if json_file is not None:
+        check_file("--json", json_file, is_ours(json_file, "provenance"))
+    if not 0 <= seed < 2**63:
+        raise refused(f"--seed must be in [0, 2^63), got {seed:.3g}")
     if resume is not None and name not in RESUMABLE:
         raise refused(f"--resume can't be used with {name}, which runs in one go")
     from fkdiff.bench import BenchRefused, run_bench
@@ -75,8 +80,9 @@ def _shown(value: Any) -> str:
 
 def _table(columns: list[str], rows: list[tuple[str, str]]) -> Any:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table

@@ -6,8 +6,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fkdiff.commands.places import check_file, held, is_ours, steady
 from fkdiff.commands.request import Request, checked
 from fkdiff.commands.stops import Stop, failed, refused
+from fkdiff.files import home_path
 
 if TYPE_CHECKING:
     from fkdiff.result import Result
@@ -75,15 +77,20 @@ def cut(options: Cut) -> None:
         raise refused(error) from None
     call = call_arguments(request, pipe)
     folder = options.report or free_folder(options.prompts[0])
+    with held(folder, "--report"):
+        _write(_drawn(steered, call), files, folder, _command(options))
+
+
+def _drawn(steered: Any, call: dict[str, Any]) -> Any:
     try:
-        out = steered(**call)
+        with steady():
+            return steered(**call)
     except KeyboardInterrupt:
         raise Stop("interrupted; nothing was written", code=130) from None
     except (ValueError, ImportError, OSError) as error:
         if steered.partial is None:
             raise refused(error) from None
         raise failed(error) from None
-    _write(out, files, folder, _command(options))
 
 
 def _request(options: Cut) -> Request:
@@ -139,20 +146,17 @@ def _check_extra(method: str) -> None:
 
 def _files(options: Cut) -> list[Path]:
     """Where the cut-outs go, prompts in turn."""
-    from fkdiff.report import check_folder
-
     first = options.out
     if first is None:
         slug = re.sub(r"[^a-z0-9]+", "-", options.prompts[0].lower()).strip("-")[:40]
         first = Path(f"{slug.rstrip('-') or 'cutout'}.png")
     if first.suffix.lower() != ".png":
         raise refused(f"--out must be a .png, which keeps alpha, got {first}")
-    try:
-        check_folder(first.expanduser().absolute().parent)
-    except OSError as error:
-        raise refused(f"--out {first}: {error}") from None
     count = len(options.prompts) * options.images
-    return [first, *(first.with_stem(f"{first.stem}-{n}") for n in range(2, count + 1))]
+    files = [first, *(first.with_stem(f"{first.stem}-{n}") for n in range(2, count + 1))]
+    for file in files:
+        check_file("--out", file, is_ours(file))
+    return files
 
 
 def _write(out: Any, files: list[Path], folder: Path, command: str) -> None:
@@ -169,7 +173,7 @@ def _write(out: Any, files: list[Path], folder: Path, command: str) -> None:
     about = about_run(result, command, python)
     returned = [row for row in about["particles"] if row["returned"]]
     for file, image, row in zip(files, out.images, returned, strict=False):
-        write_file(file.expanduser(), encode_png(image, about_image(about, row)))
+        write_file(home_path(file), encode_png(image, about_image(about, row)))
     console = Console()
     console.print("The Python that does the same:\n", highlight=False)
     console.print(python, markup=False, highlight=False, soft_wrap=True)

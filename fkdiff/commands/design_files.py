@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fkdiff.commands.bounds import check_bounds
+from fkdiff.commands.places import check_file, is_ours
 from fkdiff.commands.stops import refused
 
 if TYPE_CHECKING:
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["check_numbers", "check_out", "write_designs"]
 
 
+_MOST = 100_000
+
+
 def check_numbers(asked: Any, finite: Sequence[str]) -> None:
     """Refuse counts below 1 and numbers that aren't finite.
 
@@ -22,20 +27,26 @@ def check_numbers(asked: Any, finite: Sequence[str]) -> None:
         asked: The options, with `n`, `particles`, `steps` and `draws`.
         finite: Names of the options that must be finite.
     """
-    for name in ("n", "particles", "steps", "draws"):
-        if getattr(asked, name) < 1:
-            raise refused(f"--{name} must be at least 1, got {getattr(asked, name)}")
+    check_bounds(asked)
     for name in finite:
         if not math.isfinite(getattr(asked, name)):
             raise refused(f"--{name} must be a finite number, got {getattr(asked, name)}")
+    if asked.n * asked.particles > _MOST:
+        rows = asked.n * asked.particles
+        raise refused(f"--n times --particles must be at most {_MOST}, got {rows}; draw fewer")
 
 
 def check_out(out: Path) -> None:
-    """Refuse a file that can't be written."""
-    if not out.absolute().parent.is_dir():
-        raise refused(f"--out {out}: its folder doesn't exist; create it first")
-    if out.is_dir():
-        raise refused(f"--out {out} is a folder; name a file, such as designs.fasta")
+    """Refuse a file that can't be written, and files beside it that fkdiff didn't write."""
+    beside = (".csv", ".json", ".png")
+    if out.suffix.lower() in beside:
+        raise refused(
+            f"--out must not end in {', '.join(beside)}, which are written beside it, got {out}; "
+            f"use designs.fasta"
+        )
+    ours = is_ours(out.with_suffix(".json"), "settings", "target", "summary", "cost")
+    for file in (out, *map(out.with_suffix, beside)):
+        check_file("--out", file, ours)
 
 
 def write_designs(
@@ -58,6 +69,7 @@ def write_designs(
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from fkdiff.report.folder import write_file, write_json
 
@@ -78,7 +90,7 @@ def write_designs(
         write_file(out.with_suffix(".png"), _picture(sets))
     table = Table("", *summaries, box=None, pad_edge=False)
     for row in summaries["designs"]:
-        table.add_row(row, *(f"{each[row]:g}" for each in summaries.values()))
+        table.add_row(Text(row), *(f"{each[row]:g}" for each in summaries.values()))
     console = Console()
     console.print(table)
     beside = ".csv, .json and .png" if designs.properties else ".csv and .json"
@@ -96,7 +108,7 @@ def _picture(sets: "dict[str, Designs]") -> bytes:
     for axis, name in zip(axes, names, strict=True):
         values = [[v for v in s.properties[name] if math.isfinite(v)] for s in sets.values()]
         axis.boxplot(values, tick_labels=list(sets), widths=0.6)
-        axis.set_title(name, fontsize=9)
+        axis.set_title(name, fontsize=9, parse_math=False)
         axis.tick_params(labelsize=8)
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=120)

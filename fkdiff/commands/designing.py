@@ -1,11 +1,13 @@
 """A `fkdiff sequence generate` run, from its checked request to its files."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fkdiff.commands.design_files import check_numbers, check_out, write_designs
 from fkdiff.commands.stops import Stop, refused
+from fkdiff.files import home_path
 
 if TYPE_CHECKING:
     from fkdiff.result import Result
@@ -92,8 +94,8 @@ def _folder(model: str) -> Path:
     flows = [name for name in there if zoo.card(name)["kind"] == "sequence flow"]
     if model in flows:
         return zoo.path(model)
-    folder = Path(model).expanduser()
-    if not (folder / "model_index.json").is_file():
+    folder = home_path(model)
+    if not os.path.isfile(folder / "model_index.json"):
         near = difflib.get_close_matches(model, flows, n=1)
         hint = f"did you mean {near[0]}?" if near else "`fkdiff sequence train` makes one"
         raise refused(f"--model {model} is no bundled flow and no folder of one; {hint}")

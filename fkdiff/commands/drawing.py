@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fkdiff.commands.calls import call_arguments, free_folder
 from fkdiff.commands.launched import joined, of_first, speaks
+from fkdiff.commands.places import held, steady
 from fkdiff.commands.pool_options import pool_of, sources_of
 from fkdiff.commands.request import Request, checked, command_of, parse_window
 from fkdiff.commands.resuming import places
@@ -79,7 +80,7 @@ def draw(request: Request, go_on: bool = False) -> None:
             kept).
     """
     request = checked(request)
-    with joined(request.device) as group:
+    with joined(request.device) as group, held(request.out):
         result, page = save_run(request, load(request), go_on=go_on, group=group)
     if speaks():
         tell(result, page)
@@ -152,6 +153,11 @@ def save_apart(
 
 
 def _run(job: _Job) -> "tuple[Result, Path]":
+    with held(job.folder):
+        return _held_run(job)
+
+
+def _held_run(job: _Job) -> "tuple[Result, Path]":
     result = _steered(job)
     plain = _plain(job, result)
     try:
@@ -232,11 +238,14 @@ def load_reward_of(spec: str, seconds: float | None = None) -> Any:
     from fkdiff.terms.reward_time import within_seconds
 
     try:
-        reward = load_reward(spec)
-        if hasattr(reward, "prepare"):
-            reward.prepare()  # a missing download is told now, not after the first steps
-    except (RewardError, OSError) as error:
-        raise refused(error) from None
+        with steady():
+            reward = load_reward(spec)
+            if hasattr(reward, "prepare"):
+                reward.prepare()  # a missing download is told now, not after the first steps
+    except (ValueError, TypeError, OSError) as error:  # a RewardError is a ValueError
+        raise refused(
+            f"reward {spec!r}: {error}" if not isinstance(error, RewardError) else error
+        ) from None
     return reward if seconds is None else within_seconds(reward, seconds)
 
 
@@ -285,7 +294,8 @@ def _steered(job: _Job) -> "Result":
 
     job.steered.sources.update(sources_of(job.request))
     try:
-        return job.steered(**job.call).steering
+        with steady():
+            return job.steered(**job.call).steering
     except PeerError as error:
         raise failed(f"{error}{_kept(job)}") from None
     except RewardError as error:
@@ -351,7 +361,8 @@ def _plain(job: _Job, result: "Result") -> "Result | None":
     call = {k: v for k, v in job.call.items() if k != "num_images_per_prompt"}
     job.pipe.set_progress_bar_config(desc="plain, to compare")
     try:
-        return plain(**call).steering
+        with steady():
+            return plain(**call).steering
     except KeyboardInterrupt:
         page = _saved(job, result)
         told = f"interrupted; the steered pictures are in {page}{_going_on(job)}"

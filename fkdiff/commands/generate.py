@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fkdiff.commands.places import path
 from fkdiff.commands.request import Request
 from fkdiff.commands.stops import refused
 
@@ -72,12 +73,13 @@ def generate(
     prompts: Annotated[
         Path | None,
         typer.Option(
+            parser=path,
             help="File of prompts (.txt, .csv or .jsonl, a line each, with settings of its own): "
             "a run for each line, below --out, several at once. The same command goes on where it "
-            "stopped; torchrun shares the lines out."
+            "stopped; torchrun shares the lines out.",
         ),
     ] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="DIR", help=_RESUME)] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="DIR", help=_RESUME, parser=path)] = None,
     model: Annotated[
         str, _option(_MODEL, "A bundled model, a folder or a Hub id.")
     ] = Request.model,
@@ -129,7 +131,9 @@ def generate(
         str, _option(_RESAMPLING, "Resample between these fractions of the run.")
     ] = Request.window,
     every: Annotated[int | None, _option(_RESAMPLING, "At every n-th step only.")] = None,
-    out: Annotated[Path | None, _option(_OUTPUT, _OUT)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help=_OUT, rich_help_panel=_OUTPUT, parser=path)
+    ] = None,
     select: Annotated[str, _option(_OUTPUT, _SELECT)] = Request.select,
     images: Annotated[
         int, _option(_OUTPUT, "Pictures returned for each prompt.")

@@ -4,7 +4,6 @@ Lines of equal settings are drawn at once, as many as memory allows; each is sav
 been drawn alone. Where that fails for one of them, they are drawn one at a time.
 """
 
-import json
 import re
 import shutil
 import traceback
@@ -16,15 +15,17 @@ from pathlib import Path
 
 from fkdiff.commands.drawing import Loaded, load, save_apart, save_run
 from fkdiff.commands.launched import place
+from fkdiff.commands.line_folders import finish_line, is_done, line_folders, result_of
+from fkdiff.commands.places import held
 from fkdiff.commands.prompt_file import read_prompts
-from fkdiff.commands.request import Request, command_of
+from fkdiff.commands.request import Request
 from fkdiff.commands.stops import Stop, failed, refused
 from fkdiff.commands.together import Group, Line, Room, groups, kept_groups
-from fkdiff.report.folder import check_folder, write_json
+from fkdiff.files import home_path
+from fkdiff.folders import MARK, is_run, mark
+from fkdiff.report.folder import check_folder
 
 __all__ = ["draw_many"]
-
-_LINE = "line.json"
 
 
 def draw_many(common: Request, file: Path) -> None:
@@ -41,18 +42,27 @@ def draw_many(common: Request, file: Path) -> None:
         Stop: With code 2 before anything is drawn, 1 if lines failed, 130 if interrupted.
     """
     requests = read_prompts(file, common)
-    out = check_folder(common.out or Path("runs") / file.stem)
+    out = common.out or Path("runs") / file.stem
+    try:
+        check_folder(out)
+    except OSError as error:
+        raise refused(f"--out: {error}") from None
+    with held(out):
+        _draw_lines(common, file, requests, home_path(out).absolute())
+
+
+def _draw_lines(common: Request, file: Path, requests: Sequence[Request], out: Path) -> None:
     rank, world = place()
-    folders = [out / _name(i, request) for i, request in enumerate(requests)]
+    folders = line_folders(out, requests, [_name(i, each) for i, each in enumerate(requests)])
     mine = [Line(*pair) for pair in zip(requests, folders, strict=True)][rank::world]
-    left = [line for line in mine if not _done(line.request, line.folder)]
+    left = [line for line in mine if not is_done(line.folder)]
     try:
         faults = _draw(left, out, Room(common.batch, common.memory), quiet=rank > 0)
         _clear(out, folders)
     finally:
         _write_index(out, file, requests, folders)
     if rank == 0:
-        print(f"Index: {out / 'index.html'}")
+        print(f"Index: {(common.out or Path('runs') / file.stem) / 'index.html'}")
     if faults:
         raise failed(
             f"{len(faults)} of {len(requests)} prompts failed; mend it and give the same command "
@@ -65,24 +75,12 @@ def _name(index: int, request: Request) -> str:
     return f"{index:05d}-{slug}" if slug else f"{index:05d}"
 
 
-def _done(request: Request, folder: Path) -> bool:
-    """Whether the line is drawn, with the same options."""
-    if not (folder / _LINE).exists():
-        return False
-    command = json.loads((folder / _LINE).read_text(encoding="utf-8"))["command"]
-    if command != command_of(request):
-        raise refused(
-            f"--out: {folder} was drawn by another command ({command}); choose another folder"
-        )
-    return True
-
-
 def _draw(left: Sequence[Line], out: Path, room: Room, quiet: bool) -> list[str]:
     """Draw each into its folder, marked once it is whole; returns what failed."""
     from tqdm import tqdm
 
     with tqdm(total=len(left), unit="prompt", disable=quiet) as bar:
-        artist = _Artist(room, bar.update)
+        artist = _Artist(out, room, bar.update)
         begun = kept_groups(left, out)
         taken = {line.folder for group in begun for line in group.lines}
         others = [line for line in left if line.folder not in taken]
@@ -96,11 +94,13 @@ class _Artist:
     """Draws groups of lines.
 
     Arguments:
+        out: Folder of the runs.
         room: Learns from each.
         count: Told how many lines are over with.
         faults: What failed, in words.
     """
 
+    out: Path
     room: Room
     count: Callable[[int], object]
     faults: list[str] = field(default_factory=list)
@@ -130,12 +130,12 @@ class _Artist:
     def _at_once(self, group: Group) -> None:
         loaded = self._load(group.lines[0].request)
         if not group.go_on:
-            shutil.rmtree(group.states, ignore_errors=True)
+            _forget(group.states)
         requests = [replace(line.request, out=line.folder) for line in group.lines]
         result = save_apart(requests, loaded, group.states, group.go_on)
         for line in group.lines:
-            _mark(line)
-        shutil.rmtree(group.states, ignore_errors=True)
+            finish_line(line.folder, line.request)
+        _forget(group.states)
         self.room.learn(len(group.lines), result.settings, result.log_w.shape[1])
         self.count(len(group.lines))
 
@@ -149,7 +149,7 @@ class _Artist:
         )
         if lacks == "memory" or getattr(error, "code", 1) == 2:
             self.room.fewer(size)
-        shutil.rmtree(group.states, ignore_errors=True)
+        _forget(group.states)
         for start in range(0, len(lines), size):
             self.draw(replace(group, lines=lines[start : start + size], go_on=False))
 
@@ -167,7 +167,7 @@ class _Artist:
             traceback.print_exc()
             self._fail([line], error)
             return
-        _mark(line)
+        finish_line(line.folder, line.request)
         self.room.learn(1, result.settings, result.log_w.shape[1])
         self.count(1)
 
@@ -178,20 +178,25 @@ class _Artist:
     def _load(self, request: Request) -> Loaded:
         self._loaded = load(request, self._loaded)
         self._loaded.pipe.set_progress_bar_config(disable=True)
+        if not (self.out / MARK).exists():
+            mark(self.out)  # now that nothing is left to be refused
         return self._loaded
 
 
-def _mark(line: Line) -> None:
-    write_json(line.folder / _LINE, {"command": command_of(line.request)})
+def _forget(states: Path) -> None:
+    """Remove the states of a group, and nothing that isn't a run's."""
+    ours = states.is_dir() and not states.is_symlink()
+    if ours and (is_run(states) or not any(states.iterdir())):
+        shutil.rmtree(states)
 
 
 def _clear(out: Path, folders: Sequence[Path]) -> None:
     """Remove the states of groups that were drawn since in another way."""
     for states in out.glob("together-*"):
         number = states.name.removeprefix("together-")
-        known = number.isdigit() and int(number) < len(folders)
-        if known and (folders[int(number)] / _LINE).exists():
-            shutil.rmtree(states, ignore_errors=True)
+        first = [folder for folder in folders if folder.name.split("-")[0] == number]
+        if first and all(map(is_done, first)):
+            _forget(states)
 
 
 def _write_index(
@@ -201,8 +206,7 @@ def _write_index(
 
     lines = []
     for request, folder in zip(requests, folders, strict=True):
-        whole, result = (folder / _LINE).exists(), folder / "result.json"
-        about = json.loads(result.read_text(encoding="utf-8")) if whole else None
+        about = result_of(folder) if is_done(folder) else None
         lines.append(Line(request.prompts[0], folder.name, about))
-    if out.exists():
+    if (out / MARK).exists():
         save_index(out, file.name, lines)

@@ -1,5 +1,6 @@
 """A `fkdiff sequence generate --masked` run, from its checked request to its files."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +109,7 @@ def _pipeline(model: str) -> Any:
     try:
         if model == ANTIBODY:
             return antibody_pipeline()
-        if (Path(model) / "model_index.json").is_file():
+        if os.path.isfile(Path(model) / "model_index.json"):
             pipe = MaskedDiffusionPipeline.from_pretrained(model)
             pipe.model.eval()
             return pipe

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fkdiff.commands.places import check_file, is_ours, path
 from fkdiff.commands.stops import refused
 
 if TYPE_CHECKING:
@@ -16,15 +17,19 @@ EXAMPLE = "Example: fkdiff paste background.png guitar.png --at 0.5,0.6 --scale 
 
 
 def paste(
-    background: Annotated[Path, typer.Argument(help="Any picture.")],
-    cutout: Annotated[Path, typer.Argument(help="A PNG with alpha, as `fkdiff rgba` writes it.")],
+    background: Annotated[Path, typer.Argument(help="Any picture.", parser=path)],
+    cutout: Annotated[
+        Path, typer.Argument(help="A PNG with alpha, as `fkdiff rgba` writes it.", parser=path)
+    ],
     at: Annotated[
         str, typer.Option(help="Centre of the cut-out: X,Y, shares of the background.")
     ] = "0.5,0.5",
     scale: Annotated[
         float, typer.Option(help="Height of the cut-out, a share of the background's.")
     ] = 0.5,
-    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("pasted.png"),
+    out: Annotated[Path, typer.Option(help="The picture to write.", parser=path)] = Path(
+        "pasted.png"
+    ),
 ) -> None:
     """Paste a cut-out into a picture."""
     from io import BytesIO
@@ -36,8 +41,7 @@ def paste(
 
     if out.suffix.lower() not in Image.registered_extensions():
         raise refused(f"--out must end like a picture, such as .png, got {out}")
-    if not out.absolute().parent.is_dir():
-        raise refused(f"--out {out}: its folder doesn't exist; create it first")
+    check_file("--out", out, is_ours(out))
     try:
         x, y = (float(part) for part in at.split(","))
     except ValueError:

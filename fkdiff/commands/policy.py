@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fkdiff.commands.places import path
+
 __all__ = ["CALIBRATE_EXAMPLE", "EVAL_EXAMPLE", "app"]
 
 EVAL_EXAMPLE = (
@@ -37,11 +39,12 @@ def evaluate(
     replan: Annotated[int, typer.Option(help="Actions executed between decisions.")] = 1,
     push: Annotated[bool, typer.Option(help="Move the object once in mid-episode.")] = False,
     model: Annotated[str, typer.Option(help="A bundled policy or a folder.")] = "metaworld",
-    calibration: Annotated[Path | None, typer.Option(help=_CALIBRATION)] = None,
+    calibration: Annotated[Path | None, typer.Option(help=_CALIBRATION, parser=path)] = None,
     latency: Annotated[int, typer.Option(help="Decisions to time, 0 for none.")] = 200,
     gif: Annotated[bool, typer.Option(help="Film an episode, where MuJoCo can render.")] = True,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the report; by default runs/policy-TASK.")
+        Path | None,
+        typer.Option(help="Folder of the report; by default runs/policy-TASK.", parser=path),
     ] = None,
 ) -> None:
     """Run closed-loop episodes and report success, latency and the choice of K'."""
@@ -65,7 +68,9 @@ def calibrate(
         float | None, typer.Option(help="Bearable error; by default the policy's own spread.")
     ] = None,
     model: Annotated[str, typer.Option(help="A bundled policy or a folder.")] = "metaworld",
-    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("calibration.json"),
+    out: Annotated[Path, typer.Option(help="The file to write.", parser=path)] = Path(
+        "calibration.json"
+    ),
 ) -> None:
     """Measure how far guesses are off, and choose the least K' that makes up for it."""
     given: dict[str, Any] = dict(locals())

@@ -1,5 +1,6 @@
 """What `fkdiff policy` does, from checked options to tables and files."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from fkdiff.commands.bounds import check_bounds
+from fkdiff.commands.places import check_file, held, is_ours
 from fkdiff.commands.stops import failed, refused
 
 if TYPE_CHECKING:
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Calibrating", "Evaluation", "run_calibration", "run_evaluation"]
 
 FILM_EVERY = 3
+_SEEDS = (0, 2**31 - 1)
+"""Of the simulator, which takes 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,11 @@ def run_evaluation(wanted: Evaluation) -> None:
     Raises:
         Stop: If the request is refused (nothing is written) or fails.
     """
-    folder = _checked(wanted)
+    with held(folder := _checked(wanted)):
+        _evaluate(wanted, folder)
+
+
+def _evaluate(wanted: Evaluation, folder: Path) -> None:
     from fkdiff.policy.methods import make_method
     from fkdiff.policy.rollouts import Rollouts
     from fkdiff.report.policy_page import MethodFacts, save_evaluation
@@ -100,17 +109,10 @@ def run_calibration(wanted: Calibrating) -> None:
 
     tasks = wanted.task or TASKS
     _check_tasks(tasks)
-    for name, value, least in (
-        ("--episodes", wanted.episodes, 1),
-        ("--executed", wanted.executed, 1),
-        ("--draws", wanted.draws, 2),
-    ):
-        if value < least:
-            raise refused(f"{name} must be at least {least}, got {value}")
-    if wanted.tolerance is not None and not wanted.tolerance > 0:
-        raise refused(f"--tolerance must be positive, got {wanted.tolerance}")
-    if not wanted.out.absolute().parent.is_dir():
-        raise refused(f"--out {wanted.out}: its folder doesn't exist; create it first")
+    check_bounds(wanted, {"draws": (2, 10_000), "seed": _SEEDS})
+    if wanted.tolerance is not None and not 0 < wanted.tolerance < math.inf:
+        raise refused(f"--tolerance must be positive and finite, got {wanted.tolerance}")
+    check_file("--out", wanted.out, is_ours(wanted.out, "executed", "spread", "tolerance"))
     pipeline = _pipeline(wanted.model, wanted.executed)
     net: Any = pipeline.denoiser
     levels = replace(pipeline.sampler.levels, eta=0.0)
@@ -140,14 +142,7 @@ def _checked(wanted: Evaluation) -> Path:
     for name in wanted.method:
         if name not in METHODS:
             raise refused(f"--method must be one of {', '.join(METHODS)}, got {name!r}")
-    for name, value, least in (
-        ("--episodes", wanted.episodes, 1),
-        ("--replan", wanted.replan, 1),
-        ("--latency", wanted.latency, 0),
-        ("--seed", wanted.seed, 0),
-    ):
-        if value < least:
-            raise refused(f"{name} must be at least {least}, got {value}")
+    check_bounds(wanted, {"seed": _SEEDS})
     try:
         return check_folder(wanted.out or Path("runs") / f"policy-{wanted.task}")
     except OSError as error:
@@ -284,12 +279,13 @@ def _plain(wanted: Evaluation) -> dict[str, Any]:
 def _print_table(facts: list[Any]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
     for column in ("method", "success", "95%", "evaluations", "cold", "median ms", "p95 ms"):
         table.add_column(column)
     for fact in facts:
-        table.add_row(*fact.cells())
+        table.add_row(*map(Text, fact.cells()))
     Console().print(table)
 
 

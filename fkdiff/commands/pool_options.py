@@ -1,11 +1,13 @@
 """`--correct`, `--anneal`, `--expert` and `--product`: from words to terms."""
 
 import math
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fkdiff.commands.stops import refused
+from fkdiff.files import home_path
 
 if TYPE_CHECKING:
     from fkdiff.commands.request import Request
@@ -20,6 +22,8 @@ __all__ = [
     "sources_of",
 ]
 
+_LARGEST = 1000
+"""Exponent beyond which float32 is all that would be seen."""
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
@@ -39,6 +43,8 @@ def powers(option: str, given: tuple[str, ...]) -> dict[str, float]:
         if not (equals and name and math.isfinite(number)):
             example = "emoji-rl=1.6" if option == "--expert" else "path/of/pipeline=0.5"
             raise refused(f"{option} must be NAME=NUMBER, got {words!r}; use {option} {example}")
+        if abs(number) > _LARGEST:
+            raise refused(f"{option} must be at most {_LARGEST} in size, got {number:g}")
         if name in found:
             raise refused(f"{option} must name each expert once, got {name!r} twice")
         found[name] = number
@@ -51,8 +57,11 @@ def check_pool_options(request: "Request") -> None:
     Raises:
         Stop: With code 2.
     """
-    if request.anneal is not None and not 0 < request.anneal < math.inf:
-        raise refused(f"--anneal must be positive and finite, got {request.anneal:g}")
+    anneal = request.anneal
+    if anneal is not None and not 0 < anneal < math.inf:
+        raise refused(f"--anneal must be positive and finite, got {anneal:g}")
+    if anneal is not None and anneal > _LARGEST:
+        raise refused(f"--anneal must be at most {_LARGEST}, got {anneal:g}")
     experts, products = powers("--expert", request.expert), powers("--product", request.product)
     total = 1 + sum(products.values())
     if total <= 0:
@@ -63,8 +72,8 @@ def check_pool_options(request: "Request") -> None:
     for name in experts:
         _expert_source(name)
     for name in products:
-        folder = Path(name).expanduser()
-        if folder.is_dir() and not (folder / "model_index.json").is_file():
+        folder = home_path(name)
+        if os.path.isdir(folder) and not (folder / "model_index.json").is_file():
             raise refused(
                 f"--product {name} isn't a diffusers pipeline: it has no model_index.json; give a "
                 "folder written by save_pretrained, a Hub id or a prompt"
@@ -87,8 +96,8 @@ def _expert_source(name: str) -> Path | str:
     known = zoo.adapters()
     if name in known:
         return zoo.path(name)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = home_path(name)
+    if os.path.isdir(folder):
         if not any(folder.glob("*.safetensors")):
             raise refused(f"--expert {name} holds no LoRA: no .safetensors file is in it")
         return folder
@@ -107,7 +116,7 @@ def is_prompt(name: str) -> bool:
     >>> is_prompt("a cat and a dog"), is_prompt("owner/name")
     (True, False)
     """
-    return not (Path(name).expanduser().is_dir() or _HUB_ID.fullmatch(name))
+    return not (os.path.isdir(home_path(name)) or _HUB_ID.fullmatch(name))
 
 
 def load_expert(pipe: Any, name: str) -> str:

@@ -1,12 +1,11 @@
 """`--prompts FILE`: one request a line, from text, CSV or JSON lines."""
 
-import csv
-import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fkdiff.commands.code_names import code_in
+from fkdiff.commands.prompt_lines import read_rows
 from fkdiff.commands.request import Request, checked
 from fkdiff.commands.stops import Stop, refused
 
@@ -41,48 +40,10 @@ def read_prompts(file: Path, common: Request) -> list[Request]:
     Raises:
         Stop: With code 2 and the line, if one can't be met.
     """
-    readers = {".txt": _text, ".csv": _csv, ".jsonl": _json}
-    if file.suffix not in readers:
-        raise refused(f"--prompts must be a .txt, .csv or .jsonl file, got {file}")
-    try:
-        found = list(readers[file.suffix](file.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise refused(f"--prompts {file} can't be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise refused(f"--prompts {file} must be UTF-8 text: {error.reason}") from None
+    found = read_rows(file)
     if not found:
         raise refused(f"--prompts {file} holds no prompt; write one a line")
     return [_request(f"{file}, line {line}", row, common) for line, row in found]
-
-
-def _text(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            yield number, {"prompt": line.strip()}
-
-
-def _csv(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    rows = csv.DictReader(text.splitlines())
-    for row in rows:
-        if None in row:
-            raise refused(f"--prompts: line {rows.line_num} has more cells than the header")
-        yield rows.line_num, {name: cell for name, cell in row.items() if cell}
-
-
-def _json(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise refused(
-                f"--prompts: line {number} must be a JSON object: {error.msg} at column "
-                f"{error.colno}"
-            ) from None
-        if not isinstance(row, dict):
-            raise refused(f"--prompts: line {number} must be a JSON object, got {line.strip()!r}")
-        yield number, row
 
 
 def _request(where: str, row: dict[str, Any], common: Request) -> Request:
@@ -97,10 +58,22 @@ def _request(where: str, row: dict[str, Any], common: Request) -> Request:
             known = ", ".join(SETTINGS)
             raise refused(f"{where} can't set {name!r}; a line may set {known}")
         changes[name] = _value(where, name, value)
+    _check_code(where, changes.get("reward"), common)
     try:
         return checked(replace(common, prompts=(prompt,), out=None, **changes))
     except Stop as stop:
         raise refused(f"{where}: {stop}") from None
+
+
+def _check_code(where: str, reward: str | None, common: Request) -> None:
+    """Code that a file of prompts names is run only if the command line names it too."""
+    named = frozenset[str]().union(*map(code_in, (common.reward, *common.monitor)))
+    unnamed = sorted(code_in(reward) - named)
+    if unnamed:
+        raise refused(
+            f"{where}: reward {unnamed[0]!r} runs code, which the command line must name too: "
+            f"--reward or --monitor {unnamed[0]}"
+        )
 
 
 def _value(where: str, name: str, value: Any) -> Any:
@@ -110,10 +83,10 @@ def _value(where: str, name: str, value: Any) -> Any:
     )
     try:
         found = kind(value) if right else None
-    except ValueError:
+    except (ValueError, OverflowError):  # no number, or none that a computer has
         found = None
-    if found is None or (kind is int and float(value) != found):
-        raise refused(f"{where}: {name} must be {_ARTICLE[kind]}, got {value!r}")
+    if found is None or (kind is int and not isinstance(value, str) and value != found):
+        raise refused(f"{where}: {name} must be {_ARTICLE[kind]}, got {str(value)!r:.60}")
     return found
 
 

@@ -1,14 +1,18 @@
 """What `fkdiff generate` was asked for, checked as far as possible before torch is imported."""
 
 import difflib
+import math
+import os
 import re
 import shlex
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from fkdiff.commands.bounds import check_bounds, check_text
 from fkdiff.commands.pool_options import check_pool_options, is_prompt, powers
 from fkdiff.commands.stops import refused
+from fkdiff.files import home_path
 
 __all__ = ["POTENTIALS", "SELECTS", "UNTOLD", "Request", "checked", "command_of", "parse_window"]
 
@@ -76,8 +80,8 @@ class Request:
 
         if self.bundled:
             return zoo.path(self.model)
-        folder = Path(self.model).expanduser()
-        return folder if folder.is_dir() else self.model
+        folder = home_path(self.model)
+        return folder if os.path.isdir(folder) else self.model
 
 
 def checked(request: Request) -> Request:
@@ -92,7 +96,15 @@ def checked(request: Request) -> Request:
     for prompt in request.prompts:
         if not prompt.strip():
             raise refused("PROMPT must not be empty; say what the picture should show")
+        check_text("PROMPT", prompt)
+    check_text("--negative-prompt", request.negative_prompt or "")
     filled = _with_defaults(request)
+    if (filled.height is None) != (filled.width is None):
+        alone, other = ("height", "width") if filled.width is None else ("width", "height")
+        raise refused(
+            f"--{alone} must be given with --{other} for this model, whose pipeline ignores one "
+            f"alone; give both"
+        )
     if filled.bundled:
         _check_words(filled)
     _check_out(filled)
@@ -138,32 +150,28 @@ def command_of(request: Request) -> str:
 
 
 def _check_numbers(request: Request) -> None:
-    least = {"particles": 1, "images": 1, "steps": 1, "micro_batch": 1, "every": 1, "seed": 0}
-    least["batch"] = 1
-    for name, bound in {**least, "height": 8, "width": 8, "save_every": 0}.items():
-        value = getattr(request, name)
-        if value is not None and value < bound:
-            option = "--" + name.replace("_", "-")
-            raise refused(f"{option} must be at least {bound}, got {value}")
+    limit = request.reward_timeout
+    if limit is not None and not 0 < limit < math.inf:
+        raise refused(f"--reward-timeout must be a positive number of seconds, got {limit:g}")
+    if request.memory is not None and not 0 < request.memory < math.inf:
+        raise refused(f"--memory must be a positive number of GB, got {request.memory:g}")
+    check_bounds(request)
     if request.images > request.particles:
         more = f"--particles {request.images}"
         raise refused(
             f"--images must be at most --particles, got {request.images} of {request.particles}; "
             f"use {more}"
         )
-    for name, value in (("scale", request.scale), ("guidance", request.guidance)):
-        if value is not None and not abs(value) < float("inf"):
-            raise refused(f"--{name} must be a finite number, got {value}")
-    limit = request.reward_timeout
-    if limit is not None and not 0 < limit < float("inf"):
-        raise refused(f"--reward-timeout must be a positive number of seconds, got {limit:g}")
-    if request.memory is not None and not 0 < request.memory < float("inf"):
-        raise refused(f"--memory must be a positive number of GB, got {request.memory:g}")
     if not 0 <= request.ess <= 1:
         raise refused(f"--ess must be in [0, 1], got {request.ess:g}; 0.5 resamples below half")
     parse_window(request.window)
     _check_choice("--potential", request.potential, POTENTIALS)
     _check_choice("--select", request.select, SELECTS)
+    for option, words in (("--reward", [request.reward]), ("--monitor", request.monitor)):
+        if any(spec is not None and not spec.strip() for spec in words):
+            raise refused(f"{option} must name a reward, got ''; `fkdiff rewards` lists them")
+    if "none" in map(str.strip, request.monitor):
+        raise refused("--monitor must name a reward, got 'none'; leave it out to report none")
 
 
 def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
@@ -174,13 +182,13 @@ def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
 def _check_model(request: Request) -> None:
     from fkdiff import zoo
 
-    name, folder = request.model, Path(request.model).expanduser()
+    name, folder = request.model, home_path(request.model)
     if name in zoo.MODELS:
         if not (zoo.path(name) / "card.json").is_file():
             raise refused(f"the bundled model {name} is missing from this installation of fkdiff")
         if zoo.MODELS[name].kind != "pipeline":
             raise refused(f"--model {name} is a {zoo.MODELS[name].kind}, it draws no pictures")
-    elif folder.exists():
+    elif os.path.exists(folder):
         if not (folder / "model_index.json").is_file():
             raise refused(
                 f"--model {name} isn't a diffusers pipeline: it has no model_index.json; give a "

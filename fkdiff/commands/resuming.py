@@ -1,7 +1,6 @@
 """`fkdiff generate --resume DIR`: what a run folder's snapshot says was asked for."""
 
 import json
-import re
 import shlex
 import types
 import typing
@@ -11,6 +10,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fkdiff.commands.code_names import runs_code
 from fkdiff.commands.launched import speaks
 from fkdiff.commands.request import UNTOLD, Request, checked
 from fkdiff.commands.stops import refused
@@ -185,18 +185,9 @@ def _check_rewards(folder: Path, request: Request, given: Mapping[str, Any]) -> 
                 f"{_option(name)} must be the run's own with --resume: {own or 'none'}; "
                 f"start another run for another reward"
             )
-        if name not in given and any(map(_runs_code, specs)):
+        if name not in given and any(map(runs_code, specs)):
             words = " ".join(f"{_option(name)} {shlex.quote(str(spec))}" for spec in specs)
             raise refused(
                 f"--resume runs no code that only the folder names; name it too: "
                 f"fkdiff generate --resume {shlex.quote(str(folder))} {words}"
             )
-
-
-def _runs_code(spec: str | None) -> bool:
-    """Whether a reward's words name a file or a module, and not only what is installed."""
-    from fkdiff.terms.reward_finding import available
-
-    known = {entry.name for entry in available()} | {"none"}
-    heads = re.findall(r"([^\s()+*,:]+):", spec or "")
-    return ".py" in (spec or "") or any(head not in known for head in heads)

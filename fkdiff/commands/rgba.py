@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fkdiff.commands.places import path
+
 __all__ = ["EXAMPLE", "rgba"]
 
 EXAMPLE = 'Example: fkdiff rgba "a guitar" --out guitar.png'
@@ -30,11 +32,20 @@ def rgba(
     prompt: Annotated[list[str], typer.Argument(help="The subject; several are drawn at once.")],
     out: Annotated[
         Path | None,
-        _option(_OUTPUT, "The PNG to write; more pictures are numbered. Default: prompt.png."),
+        typer.Option(
+            help="The PNG to write; more pictures are numbered. Default: prompt.png.",
+            rich_help_panel=_OUTPUT,
+            parser=path,
+        ),
     ] = None,
     images: Annotated[int, _option(_OUTPUT, "Cut-outs of each prompt.")] = 1,
     report: Annotated[
-        Path | None, _option(_OUTPUT, "Folder of the report; by default runs/ and the prompt.")
+        Path | None,
+        typer.Option(
+            help="Folder of the report; by default runs/ and the prompt.",
+            rich_help_panel=_OUTPUT,
+            parser=path,
+        ),
     ] = None,
     background: Annotated[
         str, _option(_CUT, "What is drawn around the subject: a plain colour that it lacks.")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from fkdiff.commands.places import path
 from fkdiff.commands.stops import refused
 
 __all__ = ["EXAMPLE", "GENERATE_EXAMPLE", "TRAIN_EXAMPLE", "app"]
@@ -29,11 +30,13 @@ app = typer.Typer(
 
 @app.command(epilog=TRAIN_EXAMPLE)
 def train(
-    data: Annotated[Path, typer.Argument(help="FASTA file; class=NAME in headers gives classes.")],
+    data: Annotated[
+        Path, typer.Argument(help="FASTA file; class=NAME in headers gives classes.", parser=path)
+    ],
     alphabet: Annotated[
         str, typer.Option(help="protein, dna, rna, or a text file of the letters.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the model.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model.", parser=path)],
     steps: Annotated[int, typer.Option(help="Training steps.")] = 2000,
     batch: Annotated[int, typer.Option(help="Sequences a step.")] = 64,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 2e-3,
@@ -89,15 +92,16 @@ def generate(
         bool, typer.Option(help="Carry the guide's proposal ratio, so that the law is stated.")
     ] = True,
     jaspar: Annotated[
-        Path | None, typer.Option(help="JASPAR matrices: motifs to name in guides and rewards.")
+        Path | None,
+        typer.Option(help="JASPAR matrices: motifs to name in guides and rewards.", parser=path),
     ] = None,
     compare: Annotated[
         bool, typer.Option(help="Also run plain and guided alone, to tell the difference.")
     ] = True,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
-    out: Annotated[Path, typer.Option(help="FASTA file; CSV, JSON and PNG go beside it.")] = Path(
-        "designs.fasta"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="FASTA file; CSV, JSON and PNG go beside it.", parser=path)
+    ] = Path("designs.fasta"),
     masked: Annotated[
         bool,
         typer.Option(

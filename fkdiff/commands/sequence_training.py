@@ -1,12 +1,16 @@
 """A `fkdiff sequence train` run, from its checked request to the saved pipeline."""
 
 import json
+import shlex
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fkdiff.commands.bounds import check_bounds
+from fkdiff.commands.places import held
 from fkdiff.commands.stops import Stop, failed, refused
+from fkdiff.folders import mark, unmark
 
 if TYPE_CHECKING:
     from fkdiff.sequences.alphabet import Alphabet
@@ -43,6 +47,14 @@ def run(asked: Training) -> None:
     """
     alphabet, records = _checked(asked)
     classes = tuple(sorted({r.label for r in records if r.label is not None}))
+    with held(asked.out):
+        mark(asked.out)
+        _trained(asked, alphabet, records, classes)
+
+
+def _trained(
+    asked: Training, alphabet: "Alphabet", records: "list[Record]", classes: tuple[str, ...]
+) -> None:
     try:
         trainer, net, path = _fitted(asked, alphabet, records, classes)
     except KeyboardInterrupt:
@@ -58,10 +70,8 @@ def _checked(asked: Training) -> "tuple[Alphabet, list[Record]]":
     from fkdiff.sequences.alphabet import Alphabet
     from fkdiff.sequences.fasta import FastaError, read_fasta
 
-    for name, value in (("steps", asked.steps), ("batch", asked.batch), ("layers", asked.layers)):
-        if value < 1:
-            raise refused(f"--{name} must be at least 1, got {value}")
-    if asked.width < 4 or asked.width % 4:
+    check_bounds(asked, {"steps": (1, 10_000_000), "batch": (1, 100_000), "width": (4, 4096)})
+    if asked.width % 4:
         raise refused(f"--width must be a positive multiple of 4, got {asked.width}")
     if not 0 < asked.lr < 1:
         raise refused(f"--lr must be in (0, 1), got {asked.lr:g}")
@@ -145,6 +155,7 @@ def _save(
     counts = Counter(r.label or "" for r in records)
     about = {"sequences": len(records), "classes": dict(counts), "steps": asked.steps}
     write_json(asked.out / "card.json", {"kind": "sequence flow", **about, "seed": asked.seed})
+    unmark(asked.out)  # its card says as much
     write_file(asked.out / "loss.png", loss_curve(asked.out / "training"))
     if asked.guides and len(counts) > 1:
         for name in classes:
@@ -214,8 +225,8 @@ def _tell(asked: Training, trainer: Any) -> None:
     held = f", held-out loss {points[-1]['loss']:.3f}" if points else ""
     console = Console()
     console.print(f"{trainer.step} steps{held}", highlight=False)
-    console.print(f"model: {asked.out} (loss curve: {asked.out / 'loss.png'})", highlight=False)
-    console.print(
-        f"\nfkdiff sequence generate --model {asked.out} --n 16 --out designs.fasta",
-        markup=False, highlight=False, soft_wrap=True,
-    )  # fmt: skip
+    model = f"model: {asked.out} (loss curve: {asked.out / 'loss.png'})"
+    console.print(model, markup=False, highlight=False, soft_wrap=True)
+    again = f"--model {shlex.quote(str(asked.out))} --n 16 --out designs.fasta"
+    words = f"\nfkdiff sequence generate {again}"
+    console.print(words, markup=False, highlight=False, soft_wrap=True)

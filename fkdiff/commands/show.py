@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fkdiff.commands.places import path
 from fkdiff.commands.stops import refused
 
 __all__ = ["EXAMPLE", "show"]
@@ -14,7 +15,7 @@ EXAMPLE = "Example: fkdiff show runs/demo/images/0000.png"
 
 
 def show(
-    file: Annotated[Path, typer.Argument(help="A PNG picture of a run folder.")],
+    file: Annotated[Path, typer.Argument(help="A PNG picture of a run folder.", parser=path)],
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Read the settings inside a picture, and tell how to make it again."""

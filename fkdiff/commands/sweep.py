@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fkdiff.commands.places import held, path, steady
 from fkdiff.commands.request import Request, checked
 from fkdiff.commands.stops import failed, refused
 
@@ -20,6 +21,9 @@ EXAMPLE = (
     'Example: fkdiff sweep "a cat on a blue background" --expert emoji-rl --w 0,1,2,3 '
     "--guidance 1.5,3,6 --out runs/sweep"
 )
+
+
+_MOST, _LARGEST = 32, 1000
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,9 @@ def sweep(
         int, typer.Option("--particles", "-k", help="Pictures in each corrected cloud.")
     ] = 1,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("runs/sweep"),
+    out: Annotated[Path, typer.Option(help="Folder of the pictures.", parser=path)] = Path(
+        "runs/sweep"
+    ),
 ) -> None:
     """Draw one seed over weights of an RL-tuned expert: the slider, and (guidance x w)."""
     weights = _numbers("--w", w)
@@ -82,8 +88,9 @@ def sweep(
             plain=False,
         )
     )
-    cells = _drawn(request, expert, weights, scales)
-    _save(request, cells, weights, scales)
+    with held(out):
+        cells = _drawn(request, expert, weights, scales)
+        _save(request, cells, weights, scales)
 
 
 def _numbers(option: str, text: str) -> list[float]:
@@ -98,6 +105,9 @@ def _numbers(option: str, text: str) -> list[float]:
         values = [math.nan]
     if not all(map(math.isfinite, values)):
         raise refused(f"{option} must be finite numbers between commas, got {text!r}; use 0,1,2")
+    if len(values) > _MOST or max(map(abs, values)) > _LARGEST:
+        rule = f"at most {_MOST} numbers, none beyond {_LARGEST}"
+        raise refused(f"{option} must be {rule}, got {text[:60]!r}")
     return values
 
 
@@ -128,7 +138,8 @@ def _cell(
     terms = [RLGuidance(adapter, w), *([Correct()] if request.correct else [])]
     steered = steer(pipe, *terms, particles=request.particles, monitor=monitor, seed=request.seed)
     try:
-        out = steered(**call_arguments(here, pipe))
+        with steady():
+            out = steered(**call_arguments(here, pipe))
     except ValueError as error:
         raise (refused if steered.partial is None else failed)(error) from None
     result = out.steering

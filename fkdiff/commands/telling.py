@@ -12,7 +12,9 @@ __all__ = ["tell"]
 def tell(result: "Result", page: Path) -> None:
     """Print the particles, the evidence, the code and the report's path."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from fkdiff.report.facts import ranked
     from fkdiff.report.snippet import python_of
@@ -20,11 +22,12 @@ def tell(result: "Result", page: Path) -> None:
     console = Console()
     several = len(result.prompts) > 1
     columns = ["image", *(["prompt"] if several else []), *result.rewards, "weight", "returned"]
-    table = Table(*columns, box=None, pad_edge=False)
+    table = Table(*map(escape, columns), box=None, pad_edge=False)
     for row in ranked(result):
         cells = [row["file"], *([result.prompts[row["prompt"]]] if several else [])]
         cells += [f"{value:.4g}" for value in row["rewards"].values()]
-        table.add_row(*cells, f"{row['weight']:.3f}", "yes" if row["returned"] else "")
+        cells += [f"{row['weight']:.3f}", "yes" if row["returned"] else ""]
+        table.add_row(*map(Text, cells))
     console.print(table)
     for prompt, ess, log_z in zip(result.prompts, result.ess, result.log_z, strict=True):
         about = f"{prompt}: " if several else ""

@@ -3,26 +3,47 @@
 import json
 import math
 import os
-import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from fkdiff.files import write_whole
+from fkdiff.files import home_path, write_whole
+from fkdiff.folders import check_own
 
-__all__ = ["check_folder", "clear_pictures", "plain_json", "write_file", "write_json"]
+__all__ = [
+    "check_folder",
+    "check_writable",
+    "clear_pictures",
+    "plain_json",
+    "write_file",
+    "write_json",
+]
 
 
 def check_folder(path: str | Path) -> Path:
-    """Make sure that a run can write into a folder, without creating it.
+    """Make sure that a run may write into a folder, without creating it.
 
     Raises:
-        OSError: If the path is a file, or neither it nor a parent can be written to.
+        OSError: If the path is empty or a file, neither it nor a parent can be written to, or it
+            holds files that are no run of fkdiff.
 
     >>> check_folder(Path(tempfile.gettempdir()) / "not" / "there").name
     'there'
     """
-    folder = Path(path).expanduser()
+    if not str(path):
+        raise OSError("the output must be a folder, got an empty path; name one, such as runs/cat")
+    folder = check_writable(path)
+    check_own(folder)
+    return folder
+
+
+def check_writable(path: str | Path) -> Path:
+    """Make sure that files can be written into a folder, without creating it.
+
+    Raises:
+        OSError: If the path is a file, or neither it nor a parent can be written to.
+    """
+    folder = home_path(path)
     nearest = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
     if not nearest.is_dir():
         raise NotADirectoryError(f"the output must be a folder, and {nearest} is a file")
@@ -45,11 +66,16 @@ def write_json(path: Path, value: Any) -> None:
     write_file(path, (text + "\n").encode())
 
 
-def clear_pictures(folder: Path, kept: int) -> None:
-    """Remove numbered pictures that an earlier, larger run left in its folder."""
-    for path in (folder / "images").glob("*.png"):
-        if re.fullmatch(r"\d{4,}", path.stem) and int(path.stem) >= kept:
-            path.unlink()
+def clear_pictures(folder: Path, kept: int, written: int) -> None:
+    """Remove the numbered pictures that an earlier, larger run wrote into its folder.
+
+    Arguments:
+        folder: The run's.
+        kept: Pictures of this run.
+        written: Those that fkdiff wrote, as the folder's mark counts them; what is beyond stays.
+    """
+    for number in range(kept, written):
+        (folder / "images" / f"{number:04d}.png").unlink(missing_ok=True)
 
 
 def plain_json(value: Any) -> Any:

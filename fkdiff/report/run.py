@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save as to_safetensors
 
+from fkdiff.folders import claimed, mark, pictures_of, unmark
 from fkdiff.report.beside import beside_png
 from fkdiff.report.facts import FORMAT, about_image, about_run, trace_rows
 from fkdiff.report.folder import check_folder, clear_pictures, write_file, write_json
@@ -26,7 +27,7 @@ __all__ = ["save", "tensors"]
 def save(
     result: "Result", folder: str | Path, plain: "Result | None" = None, command: str = ""
 ) -> Path:
-    """Write a run into a folder; an earlier run in it is replaced.
+    """Write a run into a folder; an earlier run in it is replaced, and nothing else.
 
     `images/0000.png ...` (prompts in turn, best first, settings inside), `result.json`,
     `metrics.json` (per transition), `result.safetensors` (every tensor), `beside.png` (with a
@@ -42,12 +43,24 @@ def save(
         Path of `report.html`.
 
     Raises:
-        OSError: If the folder can't be written to.
+        OSError: If the folder can't be written to, holds files that are no run of fkdiff, or
+            another run is writing into it.
     """
     folder = check_folder(folder)
     about = about_run(result, command, python_of(result, folder))
-    pictures = _save_pictures(result, about, folder)
-    clear_pictures(folder, kept=pictures)
+    with claimed(folder):
+        return _written(result, about, folder, plain)
+
+
+def _written(
+    result: "Result", about: dict[str, Any], folder: Path, plain: "Result | None"
+) -> Path:
+    pictures, before = about["particles"] if has_pictures(result) else [], pictures_of(folder)
+    mark(folder, max(len(pictures), before))  # whatever ends this, they are known as ours
+    for particle in pictures:
+        write_file(folder / particle["file"], _picture(result, about, particle))
+    clear_pictures(folder, len(pictures), before)
+    mark(folder, len(pictures))
     write_json(folder / "metrics.json", trace_rows(result))
     write_file(folder / "result.safetensors", to_safetensors(tensors(result), _header(about)))
     write_json(folder / "result.json", about)
@@ -56,6 +69,7 @@ def save(
         write_file(folder / "beside.png", beside_png(plain, result))
     page = folder / "report.html"
     write_file(page, render(result, about, plain).encode())
+    unmark(folder)
     return page
 
 
@@ -84,13 +98,10 @@ def tensors(result: "Result") -> "dict[str, Tensor]":
     return {name: value.detach().cpu().contiguous().clone() for name, value in found.items()}
 
 
-def _save_pictures(result: "Result", about: dict[str, Any], folder: Path) -> int:
-    if not has_pictures(result) or result.samples is None:
-        return 0
-    for particle in about["particles"]:
-        image = to_image(result.samples[particle["prompt"], particle["slot"]])
-        write_file(folder / particle["file"], encode_png(image, about_image(about, particle)))
-    return len(about["particles"])
+def _picture(result: "Result", about: dict[str, Any], particle: dict[str, Any]) -> bytes:
+    assert result.samples is not None
+    image = to_image(result.samples[particle["prompt"], particle["slot"]])
+    return encode_png(image, about_image(about, particle))
 
 
 def _header(about: dict[str, Any]) -> dict[str, str]:

@@ -9,13 +9,16 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fkdiff.files import home_path
+from fkdiff.folders import claimed
 from fkdiff.processes.shards import Shards
 from fkdiff.taps.batching import sliced
 from fkdiff.taps.denoiser import NetworkCall
@@ -24,7 +27,7 @@ from fkdiff.taps.outputs import blank
 from fkdiff.taps.scheduler import Call
 from fkdiff.taps.snapshot_file import SnapshotError, fits, read_tree, write_tree
 
-__all__ = ["Keeper", "SnapshotError", "Snapshots"]
+__all__ = ["Keeper", "SnapshotError", "Snapshots", "held"]
 
 _REPLAYED = frozenset({"micro_batch"})
 """Settings that may differ: they change how much is done at once, not what."""
@@ -60,6 +63,8 @@ class Snapshots:
     def __post_init__(self) -> None:
         if self.every < 1:
             raise ValueError(f"every must be at least 1, got {self.every}; None keeps nothing")
+        if not str(self.folder):
+            raise ValueError("keep must name a folder, got an empty path; None keeps nothing")
 
     @classmethod
     def of(cls, keep: "Snapshots | str | Path | None") -> "Snapshots | None":
@@ -73,7 +78,7 @@ class Snapshots:
 
     def file_of(self, rank: int) -> Path:
         """The file of one of the processes that share a cloud."""
-        path = Path(self.folder).expanduser() / self.name
+        path = home_path(self.folder) / self.name
         return path.with_stem(f"{path.stem}.{rank}") if rank else path
 
     def forget(self, processes: int = 1) -> None:
@@ -85,6 +90,17 @@ class Snapshots:
         for rank in range(processes):
             self.file_of(rank).unlink(missing_ok=True)
             _next(self.file_of(rank)).unlink(missing_ok=True)
+
+
+def held(keep: Snapshots | None, rank: int = 0) -> AbstractContextManager[object]:
+    """The folder of a run's states, held for that run alone; by its first process, for all.
+
+    Raises:
+        BlockingIOError: On entry, if another run holds it.
+    """
+    if keep is None or rank:
+        return nullcontext()
+    return claimed(home_path(keep.folder))
 
 
 class Keeper:
@@ -104,6 +120,8 @@ class Keeper:
     """
 
     def __init__(self, place: Snapshots, settings: Mapping[str, Any], shards: Shards) -> None:
+        # A reward may change the working folder; the states stay where they are.
+        place = replace(place, folder=home_path(place.folder).absolute())
         self.place, self.settings = place, json.loads(json.dumps(_told(settings)))
         self.shards, self.file = shards, place.file_of(shards.rank)
         self._templates: dict[str, Any] = {}

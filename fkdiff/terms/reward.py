@@ -141,6 +141,7 @@ def as_reward(
                 "use .calibrated(mean, sd) or make it anew"
             )
         if isinstance(fn, Composable) and batch_size is None:
+            check_calibration(fn.mean, fn.sd)
             return fn
         name, inputs, mean, sd = fn.name, fn.inputs, fn.mean, fn.sd
         differentiable = fn.differentiable

@@ -9,6 +9,7 @@ import difflib
 import importlib
 import importlib.metadata
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -123,7 +124,7 @@ def load_reward(spec: str) -> "Composable":
     from fkdiff.terms.reward_formulas import read_formula
 
     spec = spec.strip()
-    if Path(spec).is_file() or Path(spec.rpartition(":")[0]).is_file():
+    if os.path.isfile(spec) or os.path.isfile(spec.rpartition(":")[0]):
         return load_one(spec)  # whatever signs its path may hold
     return read_formula(spec, [entry.name for entry in available()], load_one)
 
@@ -215,7 +216,7 @@ def _from_module(module: str, attr: str) -> Any:
 def _from_file(path: Path, attr: str) -> Any:
     from fkdiff.terms.reward import RewardError
 
-    if not path.is_file():
+    if not os.path.isfile(path):  # also where the name is too long for one
         raise RewardError(f"reward file '{path}' doesn't exist; check the path")
     name = f"fkdiff_reward_{path.stem}_{crc32(str(path.resolve()).encode()):08x}"
     module = ModuleType(name)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["clear_parts", "home_path", "naming", "write_whole"]
+__all__ = ["clear_parts", "home_path", "lines_of", "naming", "text_of", "write_whole"]
 
 _PART = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
 
@@ -52,6 +52,41 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         error.filename = str(path)
         raise
+
+
+def text_of(path: Path, most: int = 2**30) -> str:
+    """The text of a file, without a byte-order mark; its line ends are as they stand.
+
+    Arguments:
+        path: A file; a pipe, which may never end, is refused as a folder is.
+        most: Bytes that it may have.
+
+    Raises:
+        OSError: If it can't be read.
+        ValueError: If it is no file, too large, or no text in UTF-8.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} must be a file, and is a folder, pipe or device")
+    if path.stat().st_size > most:
+        raise ValueError(f"{path} must be at most {most // 2**20} MB; split it")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} must be UTF-8 text: {error.reason} at byte {error.start}; is it compressed?"
+        ) from None
+    if "\0" in text:
+        raise ValueError(f"{path} must be UTF-8 text, and it holds null bytes")
+    return text
+
+
+def lines_of(text: str) -> list[str]:
+    """Lines that end at line feeds and carriage returns alone, as files do.
+
+    >>> lines_of("a\\u2028b\\r\\nc".encode().decode("unicode_escape"))
+    ['a\\u2028b', 'c']
+    """
+    return re.split(r"\r\n|\r|\n", text)
 
 
 def home_path(text: str | Path) -> Path:

@@ -32,6 +32,7 @@ _LARGEST = {
     "guidance": 1e4,
     "memory": 1e6,
     "reward_timeout": 1e7,
+    "group_timeout": 1e7,
     "temperature": 1e3,
 }
 

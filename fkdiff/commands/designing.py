@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fkdiff.commands.design_files import check_numbers, check_out, write_designs
+from fkdiff.commands.model_loading import class_in
 from fkdiff.commands.stops import Stop, refused
 from fkdiff.files import home_path
 
@@ -103,19 +104,21 @@ def _folder(model: str) -> Path:
 
 
 def _pipeline(folder: Path) -> Any:
-    import json
-
     import torch
     from diffusers.utils import logging
 
     from fkdiff.sequences.pipeline import GumbelFlowPipeline
 
-    found = json.loads((folder / "model_index.json").read_text()).get("_class_name")
+    found = class_in(folder)
     if found != GumbelFlowPipeline.__name__:
         raise refused(f"--model {folder} is a {found}, not a GumbelFlowPipeline")
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    pipe = GumbelFlowPipeline.from_pretrained(folder, dtype=torch.float32)
+    try:
+        pipe: Any = GumbelFlowPipeline.from_pretrained(folder, dtype=torch.float32)
+    except Exception as error:  # what a folder of any origin holds fails in any way
+        told = " ".join(str(error).split())[:300]
+        raise refused(f"--model {folder} can't be loaded: {told}") from None
     pipe.denoiser.eval()
     return pipe
 
@@ -153,7 +156,12 @@ def _known(folder: Path, pipe: Any) -> list[str]:
     from fkdiff.sequences.fasta import read_fasta
 
     file = folder / "training.fasta"
-    return [r.sequence for r in read_fasta(file, pipe.alphabet)] if file.is_file() else []
+    if not file.is_file():
+        return []
+    try:
+        return [record.sequence for record in read_fasta(file, pipe.alphabet)]
+    except (OSError, ValueError) as error:
+        raise refused(f"--model {folder} has training sequences of no use: {error}") from None
 
 
 def _lengths(asked: Request, pipe: Any, known: list[str]) -> list[int]:

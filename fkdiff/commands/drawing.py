@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fkdiff.commands.calls import call_arguments, free_folder
 from fkdiff.commands.launched import joined, of_first, speaks
+from fkdiff.commands.model_loading import load_pipeline
 from fkdiff.commands.places import held, steady
 from fkdiff.commands.pool_options import pool_of, sources_of
 from fkdiff.commands.request import Request, checked, command_of, parse_window
@@ -80,7 +81,7 @@ def draw(request: Request, go_on: bool = False) -> None:
             kept).
     """
     request = checked(request)
-    with joined(request.device) as group, held(request.out):
+    with joined(request.device, request.group_timeout) as group, held(request.out):
         result, page = save_run(request, load(request), go_on=go_on, group=group)
     if speaks():
         tell(result, page)
@@ -247,39 +248,6 @@ def load_reward_of(spec: str, seconds: float | None = None) -> Any:
             f"reward {spec!r}: {error}" if not isinstance(error, RewardError) else error
         ) from None
     return reward if seconds is None else within_seconds(reward, seconds)
-
-
-def load_pipeline(request: Request) -> Any:
-    """The request's pipeline, on its device; refused if it can't be had."""
-    import torch
-    from diffusers import DiffusionPipeline
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for logging in (diffusers_logging, transformers_logging):
-        logging.disable_progress_bar()  # loading parts; downloads keep their bars
-        logging.set_verbosity_error()  # what goes wrong is told below, once
-    device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    kind = torch.float32 if device == "cpu" else torch.bfloat16
-    try:
-        pipe: Any = DiffusionPipeline.from_pretrained(request.source, dtype=kind)
-    except (OSError, ValueError) as error:
-        raise refused(f"--model {request.model} {_unloadable(request, error)}") from None
-    try:
-        return pipe.to(device)
-    except RuntimeError as error:
-        raise refused(f"--device {device} can't be used: {_first_line(error)}") from None
-
-
-def _unloadable(request: Request, error: Exception) -> str:
-    if isinstance(request.source, Path):
-        return f"can't be loaded: {_first_line(error)}"
-    told = f"isn't on this machine and can't be fetched from the Hub ({type(error).__name__})"
-    return f"{told}; check its name, the network and your access to it"
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _command(job: _Job) -> str:

@@ -52,6 +52,10 @@ _RESUME = (
     "if nothing had happened. Rewards of your own code are named again."
 )
 _TIMEOUT = "Seconds that one call of a reward may take; the run can go on once it is mended."
+_GROUP_TIMEOUT = (
+    "Under torchrun or accelerate: seconds that a process waits for the others before it gives up "
+    "and says which of them is missing."
+)
 _SAVE_EVERY = "Steps between two states on disk for --resume; 0 keeps none."
 _BATCH = (
     "Prompts of --prompts with equal settings to draw at once; by default more and more, as long "
@@ -140,6 +144,7 @@ def generate(
     ] = Request.images,
     plain: Annotated[bool | None, _option(_OUTPUT, _PLAIN, "--plain/--no-plain")] = None,
     reward_timeout: Annotated[float | None, _option(_OUTPUT, _TIMEOUT)] = None,
+    group_timeout: Annotated[float, _option(_OUTPUT, _GROUP_TIMEOUT)] = Request.group_timeout,
     save_every: Annotated[int, _option(_OUTPUT, _SAVE_EVERY)] = Request.save_every,
     batch: Annotated[int | None, _option(_OUTPUT, _BATCH)] = None,
     memory: Annotated[float | None, _option(_OUTPUT, _MEMORY, "--memory")] = None,

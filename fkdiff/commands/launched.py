@@ -9,8 +9,6 @@ from typing import Any
 
 __all__ = ["joined", "of_first", "place", "speaks"]
 
-_PATIENCE = timedelta(minutes=30)
-"""How long a process waits for another before it gives up."""
 _RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 _WORLD = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """Variables of torchrun, and those of MPI, by which accelerate starts processes on CPUs."""
@@ -34,11 +32,12 @@ def speaks() -> bool:
 
 
 @contextmanager
-def joined(device: str | None) -> Iterator[Any]:
+def joined(device: str | None, seconds: float) -> Iterator[Any]:
     """The group of processes that were started together, None where there is one.
 
     Arguments:
         device: "cpu", or where each process computes; by default on a GPU of its own.
+        seconds: How long a process waits for another before it gives up.
     """
     if place()[1] == 1:
         yield None
@@ -47,7 +46,7 @@ def joined(device: str | None) -> Iterator[Any]:
     from accelerate import PartialState
 
     cpu = device == "cpu" or not torch.cuda.is_available()
-    state = PartialState(cpu=cpu, timeout=_PATIENCE)
+    state = PartialState(cpu=cpu, timeout=timedelta(seconds=seconds))
     try:
         yield torch.distributed.group.WORLD
     finally:

@@ -48,7 +48,7 @@ def draw_many(common: Request, file: Path) -> None:
     except OSError as error:
         raise refused(f"--out: {error}") from None
     with held(out):
-        _draw_lines(common, file, requests, home_path(out).absolute())
+        _draw_lines(common, file, requests, home_path(out))
 
 
 def _draw_lines(common: Request, file: Path, requests: Sequence[Request], out: Path) -> None:

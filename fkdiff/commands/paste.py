@@ -1,5 +1,6 @@
 """`fkdiff paste`: a cut-out put into a picture."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from fkdiff.commands.places import check_file, is_ours, path
 from fkdiff.commands.stops import refused
+from fkdiff.files import home_path
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,15 +34,16 @@ def paste(
     ),
 ) -> None:
     """Paste a cut-out into a picture."""
-    from io import BytesIO
-
     from PIL import Image
 
     from fkdiff.report.folder import write_file
     from fkdiff.rgba import paste as put
 
-    if out.suffix.lower() not in Image.registered_extensions():
-        raise refused(f"--out must end like a picture, such as .png, got {out}")
+    kind = Image.registered_extensions().get(out.suffix.lower(), "").upper()
+    if kind not in Image.SAVE:
+        raise refused(
+            f"--out must end like a picture that can be written, such as .png, got {out}"
+        )
     check_file("--out", out, is_ours(out))
     try:
         x, y = (float(part) for part in at.split(","))
@@ -50,22 +53,41 @@ def paste(
         picture = put(_opened(background), _opened(cutout), (x, y), scale)
     except ValueError as error:
         raise refused(error) from None
-    if out.suffix.lower() in (".jpg", ".jpeg"):
-        picture = picture.convert("RGB")
-    buffer = BytesIO()
-    picture.save(buffer, format=Image.registered_extensions()[out.suffix.lower()])
-    write_file(out, buffer.getvalue())
+    write_file(home_path(out), _encoded(picture, kind))
     print(f"Picture: {out}")
 
 
+def _encoded(picture: "Image.Image", kind: str) -> bytes:
+    """A picture in a format; a PNG says that fkdiff wrote it, others may lack alpha."""
+    from io import BytesIO
+
+    from fkdiff._version import __version__
+    from fkdiff.report.png import encode_png
+
+    if kind == "PNG":
+        return encode_png(picture, {"fkdiff": __version__, "made by": "fkdiff paste"})
+    for mode in dict.fromkeys((picture.mode, "RGB", "L", "1")):
+        buffer = BytesIO()
+        try:
+            picture.convert(mode).save(buffer, format=kind)
+        except (OSError, ValueError, KeyError) as error:
+            told = error
+            continue
+        return buffer.getvalue()
+    raise refused(f"--out: {kind} can't be written: {told}; use .png")
+
+
 def _opened(file: Path) -> "Image.Image":
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
-        with Image.open(file) as image:
-            image.load()
-            return image.copy()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                image.load()
+                return image.copy()
     except FileNotFoundError:
         raise refused(f"{file} doesn't exist; name a picture") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise refused(f"{file} can't be read as a picture: {error}") from None
+    except Exception as error:  # a damaged picture makes its reader fail in any way
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise refused(f"{file} can't be read as a picture: {told}") from None

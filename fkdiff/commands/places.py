@@ -17,7 +17,9 @@ __all__ = ["check_file", "held", "is_ours", "path", "steady"]
 
 
 def path(text: str) -> Path:
-    """A path from a word of the command line; an empty one, as of an unset variable, is refused.
+    """A path from a word of the command line: a file or folder, or none yet.
+
+    An empty one, as of an unset variable, is refused, and so is a pipe, which may never end.
 
     >>> path("runs/cat").as_posix()
     'runs/cat'
@@ -26,7 +28,10 @@ def path(text: str) -> Path:
         return text
     if not text.strip() or "\0" in text:
         raise typer.BadParameter(f"must name a file or folder, got {text!r}")
-    return Path(text)
+    found = Path(text)
+    if os.path.exists(found) and not (os.path.isfile(found) or os.path.isdir(found)):
+        raise typer.BadParameter(f"must be a file or folder, and {text} is a pipe or device")
+    return found
 
 
 def check_file(option: str, file: Path, ours: bool = False) -> None:

@@ -1,6 +1,7 @@
 """What `fkdiff policy` does, from checked options to tables and files."""
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -170,13 +171,13 @@ def _pipeline(model: str, executed: int) -> "WarmStartPolicyPipeline":
     if model in zoo.MODELS and zoo.MODELS[model].kind != "policy":
         raise refused(f"--model {model} is a {zoo.MODELS[model].kind}, it decides no actions")
     folder = zoo.path(model) if model in zoo.MODELS else Path(model)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise refused(f"--model {model} is neither a bundled policy (metaworld) nor a folder")
     logging.disable_progress_bar()
     try:
         pipeline = WarmStartPolicyPipeline.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise refused(f"--model {model}: {error}") from None
+    except Exception as error:  # what a folder of any origin holds fails in any way
+        raise refused(f"--model {model} can't be loaded: {' '.join(str(error).split())}") from None
     config = pipeline.sampler
     if (config.observation_size, config.shape[1]) != (OBSERVATION_SIZE, ACTION_SIZE):
         raise refused(

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from fkdiff.commands.stops import refused
+from fkdiff.files import lines_of, text_of
 
 __all__ = ["Rows", "read_rows"]
 
@@ -37,25 +37,16 @@ def read_rows(file: Path) -> list[tuple[int, dict[str, Any]]]:
 
 
 def _content(file: Path) -> str:
-    """The text of a file; what isn't one is refused, and so is a pipe, which may never end."""
     try:
-        if file.exists() and not file.is_file():
-            raise refused(f"--prompts {file} must be a file, and is a folder, pipe or device")
-        if file.stat().st_size > _MOST:
-            raise refused(f"--prompts {file} must be at most {_MOST // 2**20} MB; split it")
-        text = file.read_bytes().decode("utf-8-sig")
+        return text_of(file, _MOST)
     except OSError as error:
         raise refused(f"--prompts {file} can't be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        told = f"{error.reason} at byte {error.start}"
-        raise refused(f"--prompts {file} must be UTF-8 text: {told}; save it as UTF-8") from None
-    if "\0" in text:
-        raise refused(f"--prompts {file} must be UTF-8 text, and it holds null bytes")
-    return text
+    except ValueError as error:
+        raise refused(f"--prompts {error}") from None
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):
+    for number, line in enumerate(lines_of(text), 1):
         if line.strip():
             yield number, line.strip()
 

@@ -19,7 +19,7 @@ __all__ = ["POTENTIALS", "SELECTS", "UNTOLD", "Request", "checked", "command_of"
 POTENTIALS = ("difference", "max", "sum", "current", "none")
 SELECTS = ("best", "sample", "all")
 
-UNTOLD = frozenset({"reward_timeout", "save_every", "batch", "memory"})
+UNTOLD = frozenset({"reward_timeout", "save_every", "batch", "memory", "group_timeout"})
 """Options that change nothing of what is drawn, so that no command tells them."""
 
 _CARD_FIELDS = {
@@ -65,6 +65,7 @@ class Request:
     save_every: int = 1
     batch: int | None = None
     memory: float | None = None
+    group_timeout: float = 120.0
 
     @property
     def bundled(self) -> bool:
@@ -153,6 +154,9 @@ def _check_numbers(request: Request) -> None:
     limit = request.reward_timeout
     if limit is not None and not 0 < limit < math.inf:
         raise refused(f"--reward-timeout must be a positive number of seconds, got {limit:g}")
+    if not 0 < request.group_timeout < math.inf:
+        seconds = f"{request.group_timeout:g}"
+        raise refused(f"--group-timeout must be a positive number of seconds, got {seconds}")
     if request.memory is not None and not 0 < request.memory < math.inf:
         raise refused(f"--memory must be a positive number of GB, got {request.memory:g}")
     check_bounds(request)

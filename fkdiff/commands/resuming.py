@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["finished", "note_of", "places", "resumed", "unfinished", "unfinished_together"]
 
-ALLOWED = frozenset({"resume", "reward", "monitor", "micro_batch", "reward_timeout", "save_every"})
+_CHANGED = ("micro_batch", "reward_timeout", "save_every", "group_timeout")
+ALLOWED = frozenset({"resume", "reward", "monitor", *_CHANGED})
 """Options that go with `--resume`: rewards are named again, the rest changes no number."""
 
 
@@ -128,7 +129,7 @@ def resumed(folder: Path, given: Mapping[str, Any]) -> Request:
     _check_rewards(folder, request, given)
     if given.get("save_every") == 0:
         raise refused("--save-every must be at least 1 with --resume, got 0")
-    changes = {k: given[k] for k in ("micro_batch", "reward_timeout", "save_every") if k in given}
+    changes = {k: given[k] for k in _CHANGED if k in given}
     return checked(replace(request, out=folder, **changes))
 
 

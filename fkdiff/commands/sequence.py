@@ -31,7 +31,12 @@ app = typer.Typer(
 @app.command(epilog=TRAIN_EXAMPLE)
 def train(
     data: Annotated[
-        Path, typer.Argument(help="FASTA file; class=NAME in headers gives classes.", parser=path)
+        Path,
+        typer.Argument(
+            help="FASTA file, where class=NAME in headers gives classes, or a .csv with a column "
+            "sequence, and name and class if there are.",
+            parser=path,
+        ),
     ],
     alphabet: Annotated[
         str, typer.Option(help="protein, dna, rna, or a text file of the letters.")
@@ -52,14 +57,20 @@ def train(
     guides: Annotated[
         bool, typer.Option(help="With classes: also train a guide for each.")
     ] = True,
+    skip_invalid: Annotated[
+        bool,
+        typer.Option(
+            "--skip-invalid", help="Leave out sequences with other letters, and say how many."
+        ),
+    ] = False,
 ) -> None:
-    """Train a flow on a FASTA file; the folder is a diffusers pipeline."""
+    """Train a flow on sequences; the folder is a diffusers pipeline."""
     from fkdiff.commands.sequence_training import Training, run
 
     run(
         Training(
             data, alphabet, out, steps, batch, lr, width, layers, schedule, loss, held_out, seed,
-            resume, guides,
+            resume, guides, skip_invalid,
         )
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from fkdiff.sequences.fasta import Record
 
 __all__ = ["Training", "run"]
+
+_LONGEST = 10_000
+_LETTERS = 1_000_000
+"""Letters of a sequence and of a step beyond which a step takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Training:
     seed: int
     resume: bool
     guides: bool
+    skip_invalid: bool
 
 
 def run(asked: Training) -> None:
@@ -68,7 +74,8 @@ def _trained(
 def _checked(asked: Training) -> "tuple[Alphabet, list[Record]]":
     from fkdiff.report import check_folder
     from fkdiff.sequences.alphabet import Alphabet
-    from fkdiff.sequences.fasta import FastaError, read_fasta
+    from fkdiff.sequences.fasta import FastaError
+    from fkdiff.sequences.tables import read_sequences
 
     check_bounds(asked, {"steps": (1, 10_000_000), "batch": (1, 100_000), "width": (4, 4096)})
     if asked.width % 4:
@@ -85,20 +92,41 @@ def _checked(asked: Training) -> "tuple[Alphabet, list[Record]]":
             raise refused(f"--{name} must be one of {', '.join(known)}, got {value!r}")
     try:
         alphabet = Alphabet.named(asked.alphabet)
-        records = read_fasta(asked.data, alphabet)
+        skipped: list[str] | None = [] if asked.skip_invalid else None
+        records = read_sequences(asked.data, alphabet, skipped)
     except FastaError as error:
         raise refused(error) from None
     except ValueError as error:
         raise refused(f"--alphabet: {error}") from None
     except OSError as error:
         raise refused(f"{asked.data} can't be read: {error.strerror or error}") from None
+    _check_lengths(asked, records)
     try:
         check_folder(asked.out)
     except OSError as error:
         raise refused(f"--out {asked.out}: {error}") from None
     if asked.resume and not (asked.out / "training" / "state.safetensors").exists():
         raise refused(f"--resume: {asked.out} holds no training to go on with; leave it out")
+    if skipped:
+        told = f"left out {len(skipped)} of {len(skipped) + len(records)} sequences"
+        warnings.warn(f"{told}, the first because of {skipped[0]}", stacklevel=2)
     return alphabet, records
+
+
+def _check_lengths(asked: Training, records: "list[Record]") -> None:
+    """Refuse sequences that no network here learns in bearable time and memory."""
+    longest = max(records, key=lambda record: len(record.sequence))
+    letters = len(longest.sequence)
+    if letters > _LONGEST:
+        raise refused(
+            f"{asked.data}: sequences must have at most {_LONGEST} letters, {longest.name} has "
+            f"{letters}; cut them into windows"
+        )
+    if letters * asked.batch > _LETTERS:
+        most = _LETTERS // letters
+        raise refused(
+            f"--batch must be at most {most} for sequences of {letters} letters, got {asked.batch}"
+        )
 
 
 def _fitted(

@@ -47,11 +47,24 @@ def _tell(about: dict[str, Any]) -> None:
             table.add_row(Text(_shown(name), style="dim"), Text(_shown(value)))
     console = Console()
     console.print(table)
-    if again["command"]:
-        words = f"\nMake it again:\n\n{_clean(str(again['command']))}\n"
-    else:
-        words = f"\nThe Python that makes it again:\n\n{_clean(str(again['python']))}"
-    console.print(words, markup=False, highlight=False, soft_wrap=True)
+    console.print(_again(**again), markup=False, highlight=False, soft_wrap=True)
+
+
+def _again(command: Any, python: Any) -> str:
+    """How to make the picture again, as far as what it says can be offered."""
+    from fkdiff.commands.again import own_command, own_python
+
+    own, code = own_command(command), own_python(python)
+    if own is not None:
+        text, named = own
+        where = ", ".join(sorted(named))
+        caution = f" (it runs code of this machine, {where}: look at that first)" if named else ""
+        return f"\nMake it again{caution}:\n\n{text}\n"
+    if not command and code is not None:
+        return f"\nThe Python that makes it again:\n\n{code}"
+    if command or python:
+        return "\nHow it says it was made isn't fkdiff's own writing; --json shows it.\n"
+    return "\nIt doesn't say how it was made.\n"
 
 
 def _shown(value: Any) -> str:

@@ -171,7 +171,10 @@ class Calibration:
         Raises:
             ValueError: If the file isn't a calibration.
         """
-        stored: Any = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            stored: Any = json.loads(file.read_bytes())
+        except (ValueError, RecursionError):
+            stored = None
         fields = cls.__dataclass_fields__
         if not isinstance(stored, dict) or set(stored) != set(fields):
             raise ValueError(

@@ -40,6 +40,7 @@ class Peers:
             )
         self.group = group
         self.rank, self.world = dist.get_rank(group), dist.get_world_size(group)
+        self._calls = _Calls(group, self.rank, self.world)
         self.width = 0
         self.received, self.seconds, self.processor = 0, 0.0, 0.0
         self._device = torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
@@ -120,6 +121,7 @@ class Peers:
 
     def _gathered(self, block: Tensor) -> Tensor:
         """The block (n,) of every process, shape (world, n)."""
+        self._calls.answer()
         said = block.to(self._device)
         heard = said.new_empty(self.world, len(said))
         with self._timed():
@@ -136,8 +138,45 @@ class Peers:
             self.over = True
             raise PeerError(
                 f"another of the group's {self.world} processes was lost, or didn't answer within "
-                f"the group's timeout ({error}); look for its own message, and start again"
+                f"the group's timeout: {self._calls.missing()} ({error}); look for its own "
+                f"message, and start again"
             ) from error
         finally:
             self.seconds += time.perf_counter() - wall
             self.processor += time.process_time() - processor
+
+
+class _Calls:
+    """A roll call in the group's store: who came to which exchange of a run.
+
+    Arguments:
+        group: The processes.
+        rank: Of this one.
+        world: How many there are.
+    """
+
+    def __init__(self, group: Any, rank: int, world: int) -> None:
+        self.store = dist.distributed_c10d._get_process_group_store(group)
+        self.rank, self.world, self.count = rank, world, 0
+        self.run = self.store.add(f"fkdiff runs {rank}", 1)
+
+    def answer(self) -> None:
+        """Say that this process is at its next exchange."""
+        self.count += 1
+        self.store.set(self._name(self.rank), str(self.count))
+
+    def missing(self) -> str:
+        """The processes that haven't come to this one's exchange, in words."""
+        try:
+            late = [rank for rank in range(self.world) if self._heard(rank) < self.count]
+        except RuntimeError:  # the process that keeps the store is gone
+            late = []
+        names = " and ".join(map(str, late))
+        return f"process{'es' * (len(late) > 1)} {names}" if late else "which one isn't known"
+
+    def _heard(self, rank: int) -> int:
+        name = self._name(rank)
+        return int(self.store.get(name)) if self.store.check([name]) else 0
+
+    def _name(self, rank: int) -> str:
+        return f"fkdiff run {self.run} process {rank}"

@@ -72,7 +72,7 @@ def about_image(run: dict[str, Any], particle: dict[str, Any]) -> dict[str, Any]
     return {
         "fkdiff": run["fkdiff"],
         "prompt": run["prompts"][particle["prompt"]],
-        "seed": run["seed"],
+        "seed": _seed_of(run, particle),
         "size": run["size"],
         **{name: particle[name] for name in ("slot", "returned", "weight", "rewards")},
         "model": settings.get("model"),
@@ -87,6 +87,15 @@ def about_image(run: dict[str, Any], particle: dict[str, Any]) -> dict[str, Any]
         "python": run["python"],
         "versions": run["versions"],
     }
+
+
+def _seed_of(run: dict[str, Any], particle: dict[str, Any]) -> int:
+    """The seed of a picture, where each prompt or each particle has its own."""
+    seeds, prompt = run["settings"].get("seeds") or [run["seed"]], particle["prompt"]
+    if len(seeds) == len(run["particles"]):
+        each = len(seeds) // len(run["prompts"])
+        return seeds[prompt * each + particle["slot"]]
+    return seeds[prompt] if len(seeds) == len(run["prompts"]) else run["seed"]
 
 
 def _call_for(run: dict[str, Any], prompt: int) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def parameters_text(about: Mapping[str, Any]) -> str:
     lines = [str(about.get("prompt", ""))]
     if call.get("negative_prompt"):
         lines.append(f"Negative prompt: {call['negative_prompt']}")
-    lines.append(", ".join(f"{name}: {value}" for name, value in fields.items() if value))
+    lines.append(", ".join(f"{k}: {v}" for k, v in fields.items() if v not in (None, "")))
     return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """Cut-outs over backgrounds: checkerboards, composites, and one picture pasted into another."""
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = ["checkerboard", "over", "paste"]
+
+_MOST_PIXELS = 89_478_485
+"""Pixels from which on Pillow takes a picture for an attack."""
 
 
 def checkerboard(height: int, width: int, cell: int = 8) -> Tensor:
@@ -50,8 +54,8 @@ def paste(
         scale: Height of the cut-out's picture, a share of the background's.
 
     Raises:
-        ValueError: If the cut-out has no alpha, the scale isn't positive, or nothing of it would
-            be seen.
+        ValueError: If the cut-out has no alpha, the scale isn't positive or makes it vast, a
+            number isn't finite, nothing of it would be seen, or a picture has more than 16 bits.
     """
     from PIL import Image
 
@@ -59,12 +63,19 @@ def paste(
         raise ValueError(f"cutout must have an alpha channel, got mode {cutout.mode}")
     if not 0 < scale < 100:
         raise ValueError(f"scale must be positive and below 100, got {scale}; 0.5 is half as high")
+    if not all(map(math.isfinite, at)):
+        raise ValueError(f"at must be finite numbers, got {at}; 0.5,0.5 is centred")
+    background, cutout = _eight_bits(background), _eight_bits(cutout)
     height = max(1, round(scale * background.height))
     width = max(1, round(height * cutout.width / cutout.height))
     left = round(at[0] * background.width - width / 2)
     top = round(at[1] * background.height - height / 2)
     if not (-width < left < background.width and -height < top < background.height):
         raise ValueError(f"at must put the cut-out into the picture, got {at}; 0.5,0.5 is centred")
+    if width * height > _MOST_PIXELS:
+        raise ValueError(
+            f"scale must leave the cut-out at most {_MOST_PIXELS} pixels, got {width} x {height}"
+        )
     # Resized with colour multiplied by alpha: what is invisible bleeds no colour into edges.
     whole = cutout.convert("RGBA").convert("RGBa")
     small = whole.resize((width, height), Image.Resampling.LANCZOS)
@@ -76,3 +87,26 @@ def paste(
     mixed = front + (1 - front[..., 3:] / 255) * behind
     kept = Image.fromarray((mixed + 0.5).clip(0, 255).astype(np.uint8), "RGBa").convert("RGBA")
     return kept if "A" in background.getbands() else kept.convert("RGB")
+
+
+def _eight_bits(image: "Image.Image") -> "Image.Image":
+    """A picture with 8 bits a channel: Pillow clips 16-bit grey, where it should be scaled.
+
+    Raises:
+        ValueError: If its numbers have no known white.
+    """
+    from PIL import Image
+
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image, np.float64)
+    if image.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+        raise ValueError(
+            f"picture must have 8 or 16 bits a channel, got mode {image.mode} with values up to "
+            f"{values.max(initial=0):g}; save it as 8-bit RGB"
+        )
+    grey = Image.fromarray((values / 257).round().astype(np.uint8), "L")
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):  # the one value that stands for nothing
+        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8), "L"))
+    return grey

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fkdiff.sequences.pipeline import GumbelFlowPipeline
     from fkdiff.sequences.sampling import sample_sequences, sequences_of
     from fkdiff.sequences.scheduler import GumbelFlowScheduler
+    from fkdiff.sequences.tables import read_sequences
 
 _HOMES = {
     "Alphabet": "alphabet",
@@ -34,6 +35,7 @@ _HOMES = {
     "one_hot": "alphabet",
     "padded": "alphabet",
     "read_fasta": "fasta",
+    "read_sequences": "tables",
     "read_jaspar": "motifs",
     "sample_sequences": "sampling",
     "score_matching_loss": "losses",
@@ -57,6 +59,7 @@ __all__ = [
     "one_hot",
     "padded",
     "read_fasta",
+    "read_sequences",
     "read_jaspar",
     "sample_sequences",
     "score_matching_loss",

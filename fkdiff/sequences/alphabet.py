@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fkdiff.files import text_of
+
 __all__ = ["ALPHABETS", "Alphabet", "one_hot", "padded", "tokens_of"]
 
 ALPHABETS = {"protein": "ACDEFGHIKLMNPQRSTVWY", "dna": "ACGT", "rna": "ACGU"}
@@ -55,8 +57,8 @@ class Alphabet:
         if str(name) in ALPHABETS:
             return cls(ALPHABETS[str(name)])
         try:
-            text = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = text_of(Path(name), 2**20)
+        except (OSError, ValueError) as error:
             known = ", ".join(ALPHABETS)
             raise ValueError(
                 f"alphabet must be one of {known} or a text file of letters, got {str(name)!r} "

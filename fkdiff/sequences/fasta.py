@@ -1,13 +1,26 @@
 """FASTA files: read with the place of every fault, written with properties in the headers."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
+from fkdiff.files import lines_of, text_of
 from fkdiff.sequences.alphabet import Alphabet
 
-__all__ = ["FastaError", "Record", "fasta_text", "read_fasta"]
+__all__ = [
+    "Entry",
+    "FastaError",
+    "Record",
+    "checked_records",
+    "fasta_text",
+    "file_text",
+    "read_fasta",
+]
+
+Entry: TypeAlias = tuple[int, str, list[tuple[int, str]]]
+"""Line of a header, the header, and numbered lines of letters below it."""
 
 
 class FastaError(ValueError):
@@ -23,12 +36,16 @@ class Record:
     label: str | None = None
 
 
-def read_fasta(path: str | Path, alphabet: Alphabet) -> list[Record]:
+def read_fasta(
+    path: str | Path, alphabet: Alphabet, skipped: list[str] | None = None
+) -> list[Record]:
     """Records of a FASTA file; `class=NAME` in a header is the record's class.
 
     Arguments:
         path: Text file in UTF-8; letters may be wrapped over lines.
         alphabet: Allowed letters.
+        skipped: Takes what is wrong with each sequence that is left out for that; None refuses
+            the file instead.
 
     Returns:
         At least one record, in the file's order.
@@ -46,27 +63,59 @@ def read_fasta(path: str | Path, alphabet: Alphabet) -> list[Record]:
         fkdiff.sequences.fasta.FastaError: a.fasta, line 5, column 3: 'X' is no letter of ACGT; ...
     """
     path = Path(path)
+    entries = _entries(file_text(path), path.name)
+    return checked_records(path.name, entries, alphabet, skipped)
+
+
+def file_text(path: Path) -> str:
+    """The text of a file of sequences.
+
+    Raises:
+        FastaError: If it is no text in UTF-8.
+        OSError: If it can't be read.
+    """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise FastaError(f"{path.name} must be a text file in UTF-8; is it compressed?") from None
-    found: list[tuple[int, str, list[str]]] = []
-    for number, line in enumerate(lines, 1):
+        return text_of(path)
+    except ValueError as error:
+        raise FastaError(str(error)) from None
+
+
+def checked_records(
+    file: str, entries: Sequence[Entry], alphabet: Alphabet, skipped: list[str] | None
+) -> list[Record]:
+    """Records of entries: header, line of it, and numbered lines of letters.
+
+    Raises:
+        FastaError: If one is wrong and `skipped` is None, or none is left.
+    """
+    found = []
+    for place, (number, header, lines) in enumerate(entries, 1):
+        try:
+            letters = [_checked(line, alphabet, f"{file}, line {n}") for n, line in lines]
+            if not any(letters):
+                raise FastaError(f"{file}, line {number}: {header!r} has no sequence below it")
+        except FastaError as error:
+            if skipped is None:
+                raise
+            skipped.append(str(error))
+        else:
+            found.append(Record(_name(header, place), "".join(letters), _label(header)))
+    if not found:
+        told = f" ({skipped[0]})" if skipped else "; each needs a header '>name' before it"
+        raise FastaError(f"{file} holds no sequences{told}")
+    return found
+
+
+def _entries(text: str, file: str) -> list[Entry]:
+    found: list[Entry] = []
+    for number, line in enumerate(lines_of(text), 1):
         if line.startswith(">"):
             found.append((number, line[1:].strip(), []))
         elif line.strip():
             if not found:
-                raise FastaError(f"{path.name}, line {number}: a header '>name' must come first")
-            found[-1][2].append(_checked(line, alphabet, f"{path.name}, line {number}"))
-    if not found:
-        raise FastaError(f"{path.name} holds no sequences; each needs a header '>name' before it")
-    for number, header, parts in found:
-        if not any(parts):
-            raise FastaError(f"{path.name}, line {number}: {header!r} has no sequence below it")
-    return [
-        Record(_name(header, i), "".join(parts), _label(header))
-        for i, (_, header, parts) in enumerate(found, 1)
-    ]
+                raise FastaError(f"{file}, line {number}: a header '>name' must come first")
+            found[-1][2].append((number, line))
+    return found
 
 
 def _checked(line: str, alphabet: Alphabet, place: str) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fkdiff.files import text_of
 from fkdiff.terms.reward_algebra import Composable
 
 __all__ = ["Motif", "read_jaspar"]
@@ -124,7 +125,7 @@ def read_jaspar(path: str | Path, alphabet: str = "ACGT") -> list[Motif]:
         'TA'
     """
     path = Path(path)
-    text = path.read_text(encoding="utf-8")
+    text = text_of(path)
     blocks = [block for block in re.split(r"^>", text, flags=re.MULTILINE)[1:] if block.strip()]
     if not blocks:
         raise ValueError(f"{path.name} holds no motif; each begins with a header '>ID NAME'")

@@ -77,9 +77,11 @@ def _run(words: list[str]) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return _say("interrupted", 130)
     except OSError as error:
-        if disk_full(error) is None:
-            raise
-        return _say(f"{disk_full(error)} and give the command again", 1)
+        if disk_full(error) is not None:
+            return _say(f"{disk_full(error)} and give the command again", 1)
+        if error.filename is None:
+            raise  # no file of the user's: a bug
+        return _say(f"{error.filename}: {error.strerror}", 1)
     except _CLICK_ERROR as error:
         return _say(" ".join(error.format_message().split()), 2)
     return code if isinstance(code, int) else 0

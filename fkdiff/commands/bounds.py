@@ -82,6 +82,5 @@ def _short(value: int) -> str:
     >>> _short(17), _short(10**30)
     ('17', 'a number of 31 digits')
     """
-    if abs(value) < 10**20:
-        return str(value)
-    return f"a number of {int(math.log10(abs(value))) + 1} digits"
+    digits = len(str(abs(value)))
+    return str(value) if digits <= 20 else f"a number of {digits} digits"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fkdiff.commands.bounds import check_bounds
 from fkdiff.commands.places import check_file, held, is_ours, steady
 from fkdiff.commands.request import Request, checked
 from fkdiff.commands.stops import Stop, failed, refused
@@ -55,10 +56,17 @@ def cut(options: Cut) -> None:
     from fkdiff import Tilt, steer
     from fkdiff.commands.calls import call_arguments, free_folder
     from fkdiff.commands.drawing import load_pipeline, load_reward_of
+    from fkdiff.report import check_folder
 
+    check_bounds(options)
     _check_extra(options.method)
     term = _term(options)
     files = _files(options)
+    try:
+        if options.report is not None:
+            check_folder(options.report)
+    except OSError as error:
+        raise refused(f"--report: {error}") from None
     request = checked(_request(options))
     reward = None if options.reward is None else load_reward_of(options.reward)
     pipe = load_pipeline(request)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fkdiff.commands.design_files import check_numbers, check_out, write_designs
+from fkdiff.commands.model_loading import class_in
 from fkdiff.commands.stops import Stop, refused
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ def _pipeline(model: str) -> Any:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    if os.path.isfile(Path(model) / "model_index.json"):
+        class_in(Path(model))
     try:
         if model == ANTIBODY:
             return antibody_pipeline()

@@ -54,8 +54,10 @@ def load_pipeline(request: "Request") -> Any:
 
     for logging in (diffusers_logging, transformers_logging):
         logging.disable_progress_bar()  # loading parts; downloads keep their bars
-        logging.set_verbosity_error()  # what goes wrong is told below, once
-    device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        logging.set_verbosity(logging.CRITICAL)  # what goes wrong is told below, once
+    device = request.device
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     _check_device(device)
     kind = torch.float32 if device == "cpu" else torch.bfloat16
     if isinstance(request.source, Path):

@@ -16,6 +16,9 @@ from fkdiff.folders import claimed
 __all__ = ["check_file", "held", "is_ours", "path", "steady"]
 
 
+_LONGEST = 255
+
+
 def path(text: str) -> Path:
     """A path from a word of the command line: a file or folder, or none yet.
 
@@ -29,6 +32,8 @@ def path(text: str) -> Path:
     if not text.strip() or "\0" in text:
         raise typer.BadParameter(f"must name a file or folder, got {text!r}")
     found = Path(text)
+    if any(len(part.encode(errors="replace")) > _LONGEST for part in found.parts):
+        raise typer.BadParameter(f"must have names of at most {_LONGEST} bytes, got {text[:40]}...")
     if os.path.exists(found) and not (os.path.isfile(found) or os.path.isdir(found)):
         raise typer.BadParameter(f"must be a file or folder, and {text} is a pipe or device")
     return found

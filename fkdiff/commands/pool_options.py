@@ -129,8 +129,10 @@ def load_expert(pipe: Any, name: str) -> str:
     try:
         pipe.load_lora_weights(source, adapter_name=adapter)
         pipe.disable_lora()  # the pipeline itself stays the base; the run switches experts on
-    except (OSError, ValueError, AttributeError, ImportError) as error:
+    except (OSError, ValueError, AttributeError, ImportError, RuntimeError, KeyError) as error:
         told = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if "size mismatch" in str(error):
+            told = f"it was trained for another model than this {type(pipe).__name__}"
         if "PEFT" in told:
             told = "peft isn't installed; try: pip install 'fkdiff[lora]'"
         raise refused(f"--expert {name} can't be loaded: {told}") from None

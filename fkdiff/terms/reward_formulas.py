@@ -63,7 +63,10 @@ def read_formula(
             f"reward formula {text!r} can't be read ({error.msg}); write names, numbers, + - *, "
             "parentheses and minimum(a, b)"
         ) from error
-    except (TypeError, ValueError) as error:
+    except (RecursionError, MemoryError) as error:
+        told = f"reward formula {text[:60]!r}... is nested too deeply or too long; shorten it"
+        raise RewardError(told) from error
+    except (TypeError, ValueError, OverflowError) as error:
         raise RewardError(f"reward formula {text!r} can't be made: {error}") from error
     if not isinstance(value, Composable):
         raise RewardError(f"reward formula {text!r} names no reward; it is the number {value}")

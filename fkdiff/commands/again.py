@@ -47,10 +47,12 @@ def own_command(text: Any) -> tuple[str, frozenset[str]] | None:
     """
     if not (isinstance(text, str) and text.isprintable()):
         return None
-    bare = re.sub(r"'[^']*'", "", text)
+    bare = re.sub(
+        r"""'[^']*'|"'\"""", "", text
+    )  # what shlex.join quotes, and how it quotes quotes
     try:
         words = shlex.split(text)
-        if not re.fullmatch(r"[\w\s./~:=,+%@\"-]*", bare) or words[0] != "fkdiff":
+        if not re.fullmatch(r"[\w\s./~:=,+%@-]*", bare) or words[0] != "fkdiff":
             return None
         kept = [*words[:2], *_known(words[2:], _OPTIONS[words[1]])]
     except (ValueError, LookupError):

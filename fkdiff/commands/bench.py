@@ -47,6 +47,8 @@ def bench(
         check_file("--json", json_file, is_ours(json_file, "provenance"))
     if not 0 <= seed < 2**63:
         raise refused(f"--seed must be in [0, 2^63), got {seed:.3g}")
+    if resume is not None and resume.is_dir():
+        raise refused(f"--resume {resume} is a folder; name a file")
     if resume is not None and name not in RESUMABLE:
         raise refused(f"--resume can't be used with {name}, which runs in one go")
     from fkdiff.bench import BenchRefused, run_bench

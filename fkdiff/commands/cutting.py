@@ -1,5 +1,6 @@
 """A `fkdiff rgba` run, from its options to its pictures and report."""
 
+import os
 import re
 import shlex
 from dataclasses import dataclass, fields
@@ -125,6 +126,10 @@ def _term(options: Cut) -> Any:
 
     if options.method not in METHODS and not options.method.startswith("vitmatte:"):
         raise refused(f"--method must be one of {', '.join(METHODS)}, got {options.method!r}")
+    folder = options.method.removeprefix("vitmatte:")
+    if folder != options.method and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", folder):
+        if not os.path.isdir(folder):
+            raise refused(f"--method {options.method}: {folder!r} is no folder and no Hub id")
     try:
         box = tuple(float(part) for part in options.box.split(","))
         if len(box) != 4:

@@ -33,7 +33,9 @@ def path(text: str) -> Path:
         raise typer.BadParameter(f"must name a file or folder, got {text!r}")
     found = Path(text)
     if any(len(part.encode(errors="replace")) > _LONGEST for part in found.parts):
-        raise typer.BadParameter(f"must have names of at most {_LONGEST} bytes, got {text[:40]}...")
+        raise typer.BadParameter(
+            f"must have names of at most {_LONGEST} bytes, got {text[:40]}..."
+        )
     if os.path.exists(found) and not (os.path.isfile(found) or os.path.isdir(found)):
         raise typer.BadParameter(f"must be a file or folder, and {text} is a pipe or device")
     return found

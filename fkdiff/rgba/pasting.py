@@ -63,7 +63,9 @@ def paste(
     if not 0 < scale < 100:
         raise ValueError(f"scale must be positive and below 100, got {scale}; 0.5 is half as high")
     if not all(abs(share) <= 1000 for share in at):
-        raise ValueError(f"at must be numbers of at most 1000 in size, got {at}; 0.5,0.5 is centred")
+        raise ValueError(
+            f"at must be numbers of at most 1000 in size, got {at}; 0.5,0.5 is centred"
+        )
     background, cutout = _eight_bits(background), _eight_bits(cutout)
     height = max(1, round(scale * background.height))
     width = max(1, round(height * cutout.width / cutout.height))

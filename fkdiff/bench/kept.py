@@ -46,7 +46,7 @@ class Kept:
         # What follows the last newline was cut off.
         *whole, head = self.file.read_text(encoding="utf-8", errors="replace").split("\n")
         try:
-            found = [json.loads(line) for line in whole]
+            found: list[Any] = [json.loads(line) for line in whole]
         except (ValueError, RecursionError):
             found = [None]
         if not all(isinstance(line, dict) for line in found) or (not found and head):

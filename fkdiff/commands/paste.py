@@ -66,6 +66,7 @@ def _encoded(picture: "Image.Image", kind: str) -> bytes:
 
     if kind == "PNG":
         return encode_png(picture, {"fkdiff": __version__, "made by": "fkdiff paste"})
+    told: Exception | None = None
     for mode in dict.fromkeys((picture.mode, "RGB", "L", "1")):
         buffer = BytesIO()
         try:

@@ -10,7 +10,7 @@ from fkdiff.processes.shards import Shards
 from fkdiff.result import Result
 from fkdiff.run import SELECTS, Run
 from fkdiff.smc import Resample
-from fkdiff.terms.consistency import tilts
+from fkdiff.terms.consistency import as_terms, check_names, check_needs, rewards_of, tilts
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.pool import Source, compose, label
 from fkdiff.terms.reward import Reward, as_reward
@@ -31,6 +31,9 @@ def opened(
     select: str | None,
     seed: int | None,
     shards: Shards | None = None,
+    *,
+    provided: Collection[str],
+    where: str,
 ) -> Run:
     """A run with its arguments checked and defaults filled in.
 
@@ -43,10 +46,17 @@ def opened(
         select: "best", "sample" or "all"; None is "best" with Tilts, else "sample".
         seed: Seed of every stream, None for a fresh one.
         shards: Which particles are here; None where all are.
+        provided: What terms may need, of `NEEDS`.
+        where: What runs, in words.
 
     Raises:
-        ValueError: If `particles` or `select` is out of range.
+        TypeError: If a term isn't one.
+        ValueError: If `particles` or `select` is out of range, a term needs what isn't provided,
+            or two rewards have one name.
     """
+    terms, monitors = as_terms(terms), tuple(as_reward(reward) for reward in monitor)
+    check_needs(terms, provided, where)
+    check_names([*rewards_of(terms), *monitors])
     if particles < 1:
         raise ValueError(f"particles must be at least 1, got {particles}")
     if select is not None and select not in SELECTS:
@@ -56,7 +66,7 @@ def opened(
         particles=particles,
         terms=terms,
         resample=resample,
-        monitor=tuple(as_reward(reward) for reward in monitor),
+        monitor=monitors,
         select=select or ("best" if tilts(terms) else "sample"),
         wanted=particles if select == "all" else 1,
         seed=int.from_bytes(os.urandom(4), "little") if seed is None else seed,

@@ -6,26 +6,10 @@ from typing import Any
 from fkdiff.taps import PipelineTap, TapError
 from fkdiff.taps.arguments import Expanded
 from fkdiff.taps.tokens import TokenTap
-from fkdiff.terms.fk_steering import Tilt
 from fkdiff.terms.reward import Reward
 from fkdiff.terms.term import Term
 
-__all__ = ["check_drawn", "check_names", "check_read", "check_shared"]
-
-
-def check_names(rewards: Iterable[Reward]) -> None:
-    """Refuse two rewards of one name: the record tells them apart by it.
-
-    Raises:
-        ValueError: If there are.
-    """
-    named: dict[str, Reward] = {}
-    for reward in rewards:
-        if named.setdefault(reward.name, reward) is not reward:
-            raise ValueError(
-                f"rewards must have different names, got {reward.name!r} twice; "
-                f"name one: as_reward(fn, name=...)"
-            )
+__all__ = ["check_drawn", "check_read", "check_shared"]
 
 
 def check_drawn(
@@ -52,9 +36,9 @@ def check_drawn(
             f"written in the pipeline; give each process prompts of its own"
         )
     for term in terms:
-        if not isinstance(term, Tilt):
+        if not term.needs <= {"x0", "decode"}:
             raise TapError(
-                f"terms must be Tilts for {kind}, got {term!r}; "
+                f"terms must weigh samples, as Tilt does, for {kind}, got {term!r}; "
                 f"MaskedDiffusionPipeline takes pools and correctors"
             )
     if stochastic is True:

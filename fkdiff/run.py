@@ -11,6 +11,7 @@ from fkdiff.processes.shards import Shards
 from fkdiff.processes.streams import Seed, prompt_generators
 from fkdiff.result import Result, Trace
 from fkdiff.smc import Cloud, Resample
+from fkdiff.terms.consistency import check_first
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.reward import Reward
 from fkdiff.terms.step import Step
@@ -110,6 +111,8 @@ class Run:
         On the final transition the rows to return are chosen instead: the cloud stays as it is in
         the record, and the pipeline goes on with those that come out, `returned`.
         """
+        if step.index == 0:
+            check_first(self.terms, step)
         self._last = step
         increments = [torch.zeros_like(self.log_w)]
         if step.correction is not None:

@@ -22,7 +22,7 @@ from fkdiff.processes.streams import RowNoise, slot_generators
 from fkdiff.result import Result
 from fkdiff.run import Run
 from fkdiff.smc import Resample
-from fkdiff.terms.consistency import check_pool, corrector_of, stated_target
+from fkdiff.terms.consistency import as_terms, check_pool, corrector_of, stated_target
 from fkdiff.terms.correctors import pool_estimate, warn_few_steps
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.memory import within_memory
@@ -98,10 +98,16 @@ def sample(
     named = {"cond": denoisers} if callable(denoisers) else dict(denoisers)
     texts = [""] * prompts if isinstance(prompts, int) else list(prompts)
     check_denoisers(named, guidance, micro_batch)
+    terms = as_terms(terms)
     check_pool(terms, stochastic)
     seed = agreed_seed(group, seed, repr([texts, particles, len(path), guidance]))
     shards = Shards(len(texts), particles, group, micro_batch)
-    run = opened(texts, particles, terms, resample, monitor, select, seed, shards)
+    provided = {"x0", "scores", "kernel"} | ({"uncond"} if guidance != 1 else set())
+    run = opened(
+        *(texts, particles, terms, resample, monitor, select, seed, shards),
+        provided=provided,
+        where="sample()",
+    )
     if stochastic is False and run.resamples:
         raise ValueError(
             "stochastic must not be False where resampling can fire: copies would stay identical; "

@@ -12,7 +12,7 @@ from torch.distributed import ProcessGroup
 
 from fkdiff.processes.shards import Shards, agreed_seed
 from fkdiff.processes.streams import Seed, slot_generators
-from fkdiff.refusals import check_drawn, check_names, check_read, check_shared
+from fkdiff.refusals import check_drawn, check_read, check_shared
 from fkdiff.result import Result
 from fkdiff.run import SELECTS, Run, Watch
 from fkdiff.smc import Resample
@@ -25,13 +25,23 @@ from fkdiff.taps.token_arguments import expand_tokens
 from fkdiff.taps.token_families import draws_tokens, token_tap
 from fkdiff.taps.tokens import TokenTap
 from fkdiff.taps.weights import weights_mark
-from fkdiff.terms.consistency import check_pool, stated_target, tilts
+from fkdiff.terms.consistency import (
+    as_terms,
+    check_names,
+    check_needs,
+    check_pool,
+    rewards_of,
+    stated_target,
+    tilts,
+)
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.memory import peak_memory
 from fkdiff.terms.reward import Reward, as_reward
 from fkdiff.terms.term import Term
 
 __all__ = ["Steered", "steer"]
+
+_PROVIDED = ("x0", "decode", "scores", "uncond", "kernel", "pipeline")
 
 
 def steer(
@@ -100,7 +110,7 @@ def steer(
         stochastic=stochastic,
         micro_batch=micro_batch,
         monitor=tuple(as_reward(r) for r in monitor),
-        select=select or ("best" if tilts(terms) else "sample"),
+        select=select or ("best" if tilts(as_terms(terms)) else "sample"),
         seed=seed,
         watch=watch,
         keep=Snapshots.of(keep),
@@ -151,17 +161,14 @@ class Steered:
             raise ValueError(f"micro_batch must be at least 1, got {self.micro_batch}")
         if self.select not in SELECTS:
             raise ValueError(f"select must be one of {', '.join(SELECTS)}, got {self.select!r}")
-        for term in self.terms:
-            if not isinstance(term, Term):
-                raise TypeError(
-                    f"terms must be terms such as Tilt(reward), got {type(term).__name__}; "
-                    f"wrap a reward: Tilt(reward, scale=2)"
-                )
+        self.terms = as_terms(self.terms)
         check_pool(self.terms, self.stochastic)
         check_names(self._rewards)
         check_family(self.pipe)
         if draws_tokens(self.pipe):
             check_drawn(self.pipe, self.terms, self.stochastic, self.keep, self.group)
+        else:
+            check_needs(self.terms, _PROVIDED, type(self.pipe).__name__)
 
     @property
     def target(self) -> str:
@@ -293,8 +300,7 @@ class Steered:
 
     @property
     def _rewards(self) -> list[Reward]:
-        steering = [t.reward for t in self.terms if hasattr(t, "reward")]  # pyright: ignore
-        return [*steering, *self.monitor]
+        return [*rewards_of(self.terms), *self.monitor]
 
     def _settings(self, expanded: Expanded) -> dict[str, Any]:
         call = {k: v for k, v in expanded.arguments.items() if _plain(v)}

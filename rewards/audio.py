@@ -43,6 +43,7 @@ class Loudness(Plain):
     name = "loudness"
     inputs = "audio"
     differentiable = True
+    pure = True
 
     def __call__(self, samples: Tensor, **context: Any) -> Tensor:
         """Decibels of waveforms (n, channels, time) in [-1, 1], shape (n,)."""
@@ -78,6 +79,7 @@ class SpectralCentroid(Plain):
     name = "spectral-centroid"
     inputs = "audio"
     differentiable = True
+    pure = True
 
     def __call__(self, samples: Tensor, **context: Any) -> Tensor:
         """Mean frequency of waveforms (n, channels, time), shape (n,)."""
@@ -115,6 +117,7 @@ class SpectralFlatness(Plain):
     name = "spectral-flatness"
     inputs = "audio"
     differentiable = True
+    pure = True
 
     def __call__(self, samples: Tensor, **context: Any) -> Tensor:
         """Flatness of waveforms (n, channels, time), shape (n,)."""

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from fkdiff.rewards.wrapping import OfPixels
+from fkdiff.terms.reward_algebra import values_of
 from fkdiff.terms.reward_function import row_wise
 
 __all__ = ["PerFrame"]
@@ -48,6 +49,7 @@ class PerFrame(OfPixels):
     sd: float | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
 
     inputs = "video"
+    pure = True
 
     def __post_init__(self) -> None:
         self._load()
@@ -70,7 +72,7 @@ class PerFrame(OfPixels):
             key: _repeated(value, count) if row_wise(value, n) else value
             for key, value in context.items()
         }
-        values = self.reward(frames.flatten(0, 1), **context).reshape(n, count)
+        values = values_of(self.reward, frames.flatten(0, 1), context).reshape(n, count)
         return values.mean(dim=1) if self.over == "mean" else values.amin(dim=1)
 
     def __repr__(self) -> str:

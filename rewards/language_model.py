@@ -89,6 +89,7 @@ class Perplexity(LogLikelihood):
     """
 
     name = "perplexity"
+    pure = True
 
     def __call__(
         self, samples: Sequence[str], prompts: Sequence[str] | None = None, **context: Any

@@ -37,6 +37,7 @@ class ModelReward(Composable):
 
     inputs = "pixels"
     differentiable = True
+    pure = True
     reads_prompts = True
 
     def __post_init__(self) -> None:

@@ -41,6 +41,7 @@ class Brightness(Plain):
     name = "brightness"
     inputs = "pixels"
     differentiable = True
+    pure = True
 
     def __call__(self, samples: Tensor, **context: Any) -> Tensor:
         """Mean luma of images (n, 3, h, w) in [0, 1], shape (n,)."""
@@ -75,6 +76,7 @@ class Colourfulness(Plain):
     name = "colourfulness"
     inputs = "pixels"
     differentiable = True
+    pure = True
 
     def __call__(self, samples: Tensor, **context: Any) -> Tensor:
         """Colourfulness of images (n, 3, h, w) in [0, 1], shape (n,)."""
@@ -116,6 +118,7 @@ class JPEGSize(Plain):
     name = "jpeg-size"
     inputs = "pixels"
     differentiable = False
+    pure = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -59,6 +59,7 @@ class ProteinProperty(Plain):
 
     inputs = "text"
     differentiable = False
+    pure = True
     argument = "QUANTITY"
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from fkdiff.rewards.wrapping import OfPixels
 from fkdiff.rewards.written import Plain
 from fkdiff.rgba.pasting import over
 from fkdiff.rgba.tokens import without_background
+from fkdiff.terms.reward_algebra import values_of
 
 __all__ = ["Coverage", "EdgeSharpness", "OverBackgrounds", "Uncropped"]
 
@@ -36,6 +37,7 @@ class Coverage(Plain):
     name = "alpha-coverage"
     inputs = "rgba"
     differentiable = True
+    pure = True
 
     def __call__(self, samples: Tensor, **context: Any) -> Tensor:
         """Mean alpha of pictures (n, 4, h, w) in [0, 1], shape (n,)."""
@@ -64,6 +66,7 @@ class EdgeSharpness(Plain):
     name = "edge-sharpness"
     inputs = "rgba"
     differentiable = True
+    pure = True
 
     def __call__(self, samples: Tensor, **context: Any) -> Tensor:
         """Sharpness of pictures (n, 4, h, w) in [0, 1], shape (n,); 0 where there is no edge."""
@@ -98,6 +101,7 @@ class Uncropped(Plain):
     name = "uncropped"
     inputs = "rgba"
     differentiable = True
+    pure = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -144,6 +148,7 @@ class OverBackgrounds(OfPixels):
     sd: float | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
 
     inputs = "rgba"
+    pure = True
 
     def __post_init__(self) -> None:
         self._load()
@@ -164,7 +169,7 @@ class OverBackgrounds(OfPixels):
         colours = torch.rand(self.count, 3, 1, 1, generator=generator).to(samples)
         if prompts is not None:
             context["prompts"] = [without_background(prompt) for prompt in prompts]
-        values = [self.reward(over(samples, colour), **context) for colour in colours]
+        values = [values_of(self.reward, over(samples, colour), context) for colour in colours]
         return torch.stack([torch.as_tensor(value) for value in values]).mean(0)
 
     def __repr__(self) -> str:

@@ -48,6 +48,7 @@ class OpenCLIP(Composable):
 
     inputs = "pixels"
     differentiable = True
+    pure = True
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ class TextModelReward(ModelReward):
 
     inputs = "text"
     differentiable = False
+    pure = True
     reads_prompts = False
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]

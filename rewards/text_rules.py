@@ -19,6 +19,7 @@ __all__ = ["MotifPresence", "Pattern", "TextLength"]
 class _Rule(Composable):
     inputs = "text"
     differentiable = False
+    pure = True
     mean = 0.0
     sd = 1.0
 

@@ -22,11 +22,14 @@ from fkdiff.processes.streams import stream
 from fkdiff.result import Result
 from fkdiff.run import SELECTS, Run
 from fkdiff.smc import Resample
+from fkdiff.terms.consistency import as_terms, check_needs
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.step import Step
-from fkdiff.terms.term import Term
+from fkdiff.terms.term import Term, law_of
 
 __all__ = ["SteeredDecision", "SteeredPolicy"]
+
+_PROVIDED = frozenset({"x0", "decode", "kernel"})
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class SteeredPolicy:
             raise ValueError(f"particles must be at least 1, got {particles}")
         if select not in SELECTS[:2]:
             raise ValueError(f"select must be 'best' or 'sample', got {select!r}")
+        check_needs(as_terms(terms), _PROVIDED, "a policy")
         self.sampler, self.terms, self.particles = sampler, terms, particles
         self.resample, self.select, self.seed = resample, select, seed
         self.memory = ChunkMemory()
@@ -120,7 +124,11 @@ class SteeredPolicy:
 
     def _run(self, ids: list[int], observation: Tensor, executed: int, warm: bool) -> Result:
         names, seed = [f"environment {env}" for env in ids], self._decision_seed()
-        run = opened(names, self.particles, self.terms, self.resample, (), self.select, seed)
+        run = opened(
+            *(names, self.particles, self.terms, self.resample, (), self.select, seed),
+            provided=_PROVIDED,
+            where="a policy",
+        )
         rows = observation.repeat_interleave(self.particles, 0)
         generators = [g for env in ids for g in self._streams(env)]
         plan = self.sampler.warm_plan if warm else self.sampler.cold_plan
@@ -129,7 +137,7 @@ class SteeredPolicy:
             x = randn_rows(rows.new_zeros(len(rows), *self.sampler.shape), generators)
         with run.cost.time("total"):
             _Loop(self.sampler, plan, run, rows, generators)(x)
-        targets = [term.target for term in self.terms] or ["law of the chain"]
+        targets = [law_of(term) for term in self.terms] or ["law of the chain"]
         settings = {"loop": "policy", "warm": warm, "evaluations": len(plan)}
         return closed(run, "; ".join(targets) + " from its start", settings)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fkdiff.processes.simplex import Simplex, pull_back
 from fkdiff.terms.reward import Reward, as_reward
+from fkdiff.terms.reward_algebra import values_of
 from fkdiff.terms.term import Weightless
 
 __all__ = ["StraightThrough", "straight_through"]
@@ -72,7 +73,7 @@ def straight_through(
 def _gradient(guide: Callable[[Tensor], Tensor], hard: Tensor) -> Tensor:
     with torch.enable_grad():
         leaf = hard.detach().requires_grad_()
-        values = guide(leaf)
+        values = values_of(guide, leaf, {})
         if not isinstance(values, Tensor) or tuple(values.shape) != (len(leaf),):
             raise ValueError(f"guide must return shape ({len(leaf)},), got {_shape(values)}")
         if not values.requires_grad:
@@ -160,8 +161,8 @@ class StraightThrough(Weightless):
 
     @property
     def needs(self) -> frozenset[str]:
-        """The network's predictions and gradients of the guide."""
-        return frozenset({"scores", "grad"})
+        """Gradients of the guide."""
+        return frozenset({"grad"})
 
     @property
     def steers(self) -> bool:

@@ -62,6 +62,8 @@ class Motif(Composable):
     mean: float = 0.0
     sd: float = 1.0
 
+    pure = True
+
     def __post_init__(self) -> None:
         counts = self.counts
         if counts.ndim != 2 or counts.shape[1] != 4 or not len(counts):

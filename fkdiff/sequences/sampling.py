@@ -14,9 +14,8 @@ from fkdiff.sequences.guidance import StraightThrough
 from fkdiff.sequences.loop import SequenceLoop
 from fkdiff.sequences.losses import Network
 from fkdiff.smc import Resample
-from fkdiff.terms.fk_steering import Tilt
 from fkdiff.terms.reward import Reward
-from fkdiff.terms.term import Term
+from fkdiff.terms.term import Term, law_of
 
 __all__ = ["sample_sequences", "sequences_of"]
 
@@ -82,7 +81,11 @@ def sample_sequences(
     guidance = _checked(path, terms, lengths, steps, eta, stochastic)
     noisy = stochastic is not False and path.stochastic
     prompts = [f"length {length}" for length in lengths]
-    run = opened(prompts, particles, terms, resample, monitor, select, seed)
+    run = opened(
+        *(prompts, particles, terms, resample, monitor, select, seed),
+        provided={"x0", "decode", "grad"} | ({"kernel"} if noisy else set()),
+        where="sample_sequences",
+    )
     if not noisy and run.resamples:
         raise ValueError(
             "the flow must be stochastic where resampling can fire: copies would stay identical; "
@@ -119,7 +122,7 @@ def stated_law(terms: Sequence[Term]) -> str:
     'law of the chain that is run'
     """
     guides = [term for term in terms if isinstance(term, StraightThrough)]
-    rest = [term.target for term in terms if not isinstance(term, StraightThrough)]
+    rest = [law_of(term) for term in terms if not isinstance(term, StraightThrough)]
     if any(not guide.reweight for guide in guides):
         rest.insert(0, "heuristic: straight-through guidance without its proposal ratio")
     return "; ".join(rest) or "law of the chain that is run"
@@ -147,9 +150,6 @@ def _checked(
         raise ValueError(f"steps must be at least 1, got {steps}")
     if not 0 < eta < float("inf"):
         raise ValueError(f"eta must be positive, got {eta}; stochastic=False runs without noise")
-    for term in terms:
-        if not isinstance(term, Tilt | StraightThrough):
-            raise ValueError(f"terms must be Tilt or StraightThrough for sequences, got {term!r}")
     guides = [term for term in terms if isinstance(term, StraightThrough)]
     if len(guides) > 1:
         raise ValueError(

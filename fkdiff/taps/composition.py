@@ -11,10 +11,9 @@ from fkdiff.taps.coefficients import TapError, as_predicted
 from fkdiff.taps.experts import BASE, Found, TappedPool
 from fkdiff.taps.families import predictions
 from fkdiff.taps.guidance import Guidance, read_guidance
-from fkdiff.taps.sources import Key, key_of
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.memory import Batched, within_memory
-from fkdiff.terms.pool import Source, compose
+from fkdiff.terms.pool import Key, Source, compose, key_of
 from fkdiff.terms.step import Expert
 
 __all__ = ["Composition"]

@@ -16,8 +16,8 @@ from fkdiff.taps.denoiser import NetworkCall
 from fkdiff.taps.guidance import Guidance
 from fkdiff.taps.outputs import mixture, rows_of
 from fkdiff.taps.regions import TappedRegions
-from fkdiff.taps.sources import Key, Sources, is_function, key_of
-from fkdiff.terms.pool import Source
+from fkdiff.taps.sources import Sources, is_function
+from fkdiff.terms.pool import Key, Source, key_of
 
 __all__ = ["BASE", "Found", "TappedPool"]
 

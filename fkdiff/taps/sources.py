@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 from torch import nn
 
@@ -14,19 +14,12 @@ from fkdiff.taps.capture import captured, with_prompt, with_state
 from fkdiff.taps.coefficients import TapError
 from fkdiff.taps.compatible import check_network, check_pipeline
 from fkdiff.taps.denoiser import networks
-from fkdiff.terms.pool import Source, label
+from fkdiff.terms.pool import Key, Source, key_of, label
 from fkdiff.terms.products import Product
 from fkdiff.terms.rl_guidance import RLGuidance
 from fkdiff.terms.term import Term
 
-__all__ = ["Key", "Sources", "is_function", "key_of"]
-
-Key: TypeAlias = int | str
-
-
-def key_of(source: Source) -> Key:
-    """A prompt or an adapter by its text, an object by itself."""
-    return f"/{source}" if isinstance(source, str) else id(source)
+__all__ = ["Sources", "is_function"]
 
 
 def is_function(source: Source) -> bool:
@@ -84,6 +77,11 @@ class Sources:
         others = [product.other for product in self.products]
         for source in others:
             if isinstance(source, str):
+                if source in [name for name in tuned if isinstance(name, str)]:
+                    raise TapError(
+                        f"a prompt and an adapter of one name, {source!r}, can't be told apart; "
+                        f"write the prompt otherwise"
+                    )
                 arguments = with_prompt(self.pipe, self.expanded.arguments, source)
                 self._captured[key_of(source)] = captured(self.pipe, arguments, self.seeds)
         for source in (*tuned, *others):

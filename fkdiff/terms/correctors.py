@@ -101,6 +101,11 @@ class Correct(Weightless):
             raise ValueError(f"exponent must be in [0, 1], got {self.exponent}; 1 is unbiased")
 
     @property
+    def needs(self) -> frozenset[str]:
+        """The network's predictions."""
+        return frozenset({"scores"})
+
+    @property
     def steers(self) -> bool:
         """Weights differ from the first transition on."""
         return True

@@ -78,6 +78,11 @@ class DiscreteCorrect(Weightless):
             raise ValueError(f"pilot must be at least 2 particles, got {self.pilot}")
 
     @property
+    def needs(self) -> frozenset[str]:
+        """Predictions of tokens."""
+        return frozenset({"scores", "tokens"})
+
+    @property
     def steers(self) -> bool:
         """Weights differ from the first transition on."""
         return True

@@ -19,6 +19,7 @@ from torch import Tensor
 from fkdiff.smc import bisect_scale
 from fkdiff.terms.reward import Reward, as_reward
 from fkdiff.terms.step import Step
+from fkdiff.terms.term import Term
 
 __all__ = ["Potential", "Tilt"]
 
@@ -27,7 +28,7 @@ Schedule = Callable[[float], float] | Literal["adaptive"] | None
 
 
 @dataclass(frozen=True)
-class Tilt:
+class Tilt(Term):
     r"""Prefer samples of high reward: tilts the law of the chain that is run.
 
     $$p^*(x_0) \propto p(x_0) \exp\left(\lambda \frac{r(x_0) - \mu}{s}\right)$$

@@ -15,17 +15,23 @@ from fkdiff.terms.term import Weightless
 
 __all__ = [
     "Evaluate",
+    "Key",
     "PoolTerm",
     "Source",
     "compose",
     "exponent_sum",
+    "key_of",
     "label",
+    "labels",
     "pool_terms",
     "source_code",
 ]
 
 Source: TypeAlias = Any
 """Where another prediction comes from: a name, a prompt, a network, a pipeline, a callable."""
+
+Key: TypeAlias = int | str
+"""What stands for a source in tables."""
 
 Evaluate: TypeAlias = Callable[[Source, str], Tensor]
 """Prediction of a source at the current state, for a branch of the guidance ("cond", ...)."""
@@ -39,6 +45,11 @@ class PoolTerm(Weightless):
     """
 
     stage: ClassVar[int]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The network's predictions."""
+        return frozenset({"scores"})
 
     @property
     def scheduled(self) -> bool:
@@ -118,6 +129,34 @@ def label(source: Source, index: int = 0) -> str:
         return PurePath(_path(source)).name
     name = getattr(source, "__name__", None)
     return name if isinstance(name, str) else f"{type(source).__name__}{index or ''}"
+
+
+def labels(sources: Iterable[Source], taken: Iterable[str] = ()) -> list[str]:
+    """Labels of sources, all different: those that would repeat are numbered.
+
+    Arguments:
+        sources: The sources.
+        taken: Names that they may not have.
+
+    >>> labels([len, len, "len"], taken=["base"])
+    ['len', 'len (2)', 'len (3)']
+    """
+    named = list(taken)
+    for index, source in enumerate(sources):
+        name, count = (first := label(source, index)), 1
+        while name in named:
+            count += 1
+            name = f"{first} ({count})"
+        named.append(name)
+    return named[len(list(taken)) :]
+
+
+def key_of(source: Source) -> Key:
+    """A key for tables of sources: a prompt or an adapter by its text, an object by itself.
+
+    An object must be kept alive as long as its key, whose number another one may get after it.
+    """
+    return f"/{source}" if isinstance(source, str) else id(source)
 
 
 def source_code(source: Source) -> str:

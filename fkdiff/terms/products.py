@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from fkdiff.terms.pool import Evaluate, PoolTerm, Source, label, source_code
+from fkdiff.terms.pool import Evaluate, PoolTerm, Source, label, labels, source_code
 from fkdiff.terms.step import Expert
 
 __all__ = ["Anneal", "Product"]
@@ -110,7 +110,8 @@ class Product(PoolTerm):
                     f"the unconditional expert needs guidance above 1"
                 )
             pool = [replace(e, b=e.b - self.b) if e.name == self.against else e for e in pool]
-        return [*pool, Expert(label(self.other), self.b, evaluate(self.other, "cond"))]
+        (name,) = labels([self.other], taken=[expert.name for expert in pool])
+        return [*pool, Expert(name, self.b, evaluate(self.other, "cond"))]
 
     def exponent_sum(self, total: float) -> float:
         """b more, the same where it is set against an expert."""

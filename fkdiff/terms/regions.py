@@ -109,6 +109,11 @@ class Regions(Weightless):
             raise ValueError("background must be a prompt, got an empty one; 'a white background'")
 
     @property
+    def needs(self) -> frozenset[str]:
+        """A second prompt and its predictions."""
+        return frozenset({"pipeline", "scores"})
+
+    @property
     def target(self) -> str:
         """No law is known."""
         return "heuristic: a subject inside a mask, another prompt outside"

@@ -8,12 +8,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from fkdiff.terms.memory import ran_out
-from fkdiff.terms.reward_algebra import Combination, Composable, check_calibration, minimum
+from fkdiff.terms.reward_algebra import (
+    Combination,
+    Composable,
+    check_calibration,
+    minimum,
+    values_of,
+)
 from fkdiff.terms.reward_finding import RewardEntry, available, load_reward
-from fkdiff.terms.reward_function import Function, Keywords, RewardError, as_column, name_of
+from fkdiff.terms.reward_function import (
+    Function,
+    Keywords,
+    RewardError,
+    as_column,
+    failure,
+    name_of,
+)
 
 __all__ = [
     "INPUTS",
@@ -181,7 +195,8 @@ def evaluate(
         >>> evaluate(length, ["ab", ""])
         tensor([2., 0.], dtype=torch.float64)
     """
-    return list(evaluate_components(reward, samples, context, where).values())[-1]
+    composed = as_reward(reward)
+    return evaluate_components(composed, samples, context, where)[composed.name]
 
 
 def evaluate_components(
@@ -213,19 +228,21 @@ def _score(
     leaf: Composable, samples: Any, context: Mapping[str, Any], where: Where | None, n: int
 ) -> Tensor:
     try:
-        value = as_column(leaf(samples, **context), n, leaf.name)
+        value = as_column(values_of(leaf, samples, context), n, leaf.name)
     except RewardError as error:
         raise RewardError(f"{error}{where.at() if where else ''}") from error
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also sys.exit(), which would end the run without a word
         if ran_out(error):  # what it is matters to whoever takes smaller batches
             error.add_note(f"in reward {leaf.name!r}{where.at() if where else ''}")
             raise
         raise RewardError(
-            f"reward {leaf.name!r} failed{where.at() if where else ''}: "
-            f"{type(error).__name__}: {error}"
+            f"reward {leaf.name!r} failed{where.at() if where else ''}: {failure(error)}"
         ) from error
     _check_numbers(value, leaf.name, where)
-    return value.cpu().double()
+    # Copied: a reward may return a part of the samples, or a buffer that it uses again.
+    return value.to("cpu", torch.float64, copy=True)
 
 
 def _check_numbers(value: Tensor, name: str, where: Where | None) -> None:

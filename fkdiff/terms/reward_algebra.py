@@ -5,6 +5,8 @@ A combination works on the **raw** values of its parts, as written: calibration 
 until `calibrated` says otherwise; `a.standardised() + b.standardised()` adds calibrated parts.
 """
 
+import copy
+import inspect
 import math
 import operator
 from abc import ABC, abstractmethod
@@ -17,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Combination", "Composable", "minimum"]
+__all__ = ["Combination", "Composable", "is_pure", "minimum", "values_of"]
 
 
 class Composable(ABC):
@@ -32,6 +34,9 @@ class Composable(ABC):
         differentiable: Whether gradients flow from the values to the samples.
         mean: Stated mean of the values, for calibration.
         sd: Stated standard deviation of the values, positive.
+        pure: Whether `__call__` leaves samples and context as they are. A reward that doesn't say
+            so is given copies of its own; a subclass with another `__call__` must say it anew.
+        trial: Whether a run may call it on one random sample before it draws anything.
         weights: Where its weights lie: paths, "hf-hub:owner/name", "hf-hub:owner/name/file",
             "torchvision:name", "https:..." or "zoo:name"; none by default.
 
@@ -46,6 +51,8 @@ class Composable(ABC):
     differentiable: bool
     mean: float
     sd: float
+    pure: bool = False
+    trial: bool = True
     weights: tuple[str, ...] = ()
 
     @abstractmethod
@@ -77,7 +84,7 @@ class Composable(ABC):
         Returns:
             Tensors of shape (n,). Leaves of equal names are told apart as "f", "f (2)".
         """
-        return self.named({id(leaf): leaf(samples, **context) for leaf in self.leaves})
+        return self.named({id(leaf): values_of(leaf, samples, context) for leaf in self.leaves})
 
     def named(self, values: Mapping[int, Tensor]) -> dict[str, Tensor]:
         """Values of leaves, keyed by `id(leaf)`, as `components` returns them."""
@@ -165,9 +172,11 @@ class Combination(Composable):
     op: str
     operands: tuple[Composable | float | None, ...]
 
+    pure = True  # its leaves get copies of their own
+
     def __call__(self, samples: Any, **context: Any) -> Tensor:
         """Value of the formula, shape (n,), float64, on the CPU; shared leaves evaluated once."""
-        return self.combine({id(leaf): leaf(samples, **context) for leaf in self.leaves})
+        return self.combine({id(leaf): values_of(leaf, samples, context) for leaf in self.leaves})
 
     @property
     def leaves(self) -> tuple[Composable, ...]:
@@ -204,6 +213,56 @@ def minimum(*rewards: Composable | float) -> Combination:
     if len(rewards) < 2:
         raise ValueError(f"minimum needs two or more rewards, got {len(rewards)}")
     return _combined("minimum", *rewards)
+
+
+def is_pure(reward: Callable[..., Any]) -> bool:
+    """Whether a reward says that it edits nothing, beside or below the `__call__` that it has.
+
+    Example:
+        >>> from fkdiff.rewards import Brightness
+        >>> class Halved(Brightness):
+        ...     def __call__(self, samples, **context):
+        ...         return super().__call__(samples.mul_(0.5))
+        >>> is_pure(Brightness()), is_pure(Halved())
+        (True, False)
+    """
+    for kind in inspect.getmro(type(reward)):
+        if "pure" in vars(kind):
+            return getattr(reward, "pure", False) is True
+        if "__call__" in vars(kind):
+            return False
+    return False
+
+
+def values_of(reward: Callable[..., Any], samples: Any, context: Mapping[str, Any]) -> Any:
+    """Returns what a reward makes of samples, which it can't change for anyone else.
+
+    Arguments:
+        reward: A reward; one that isn't known to be pure gets copies.
+        samples: The samples.
+        context: Keywords for the reward.
+
+    Example:
+        >>> from fkdiff.terms import as_reward
+        >>> samples = torch.ones(2, 1)
+        >>> doubled = as_reward(lambda x: x.mul_(2).sum(1), inputs="latents")
+        >>> values_of(doubled, samples, {}), samples.sum()
+        (tensor([2., 2.]), tensor(2.))
+    """
+    if is_pure(reward):
+        return reward(samples, **context)
+    return reward(_copied(samples), **{key: _copied(value) for key, value in context.items()})
+
+
+def _copied(value: Any) -> Any:
+    """A copy that shares no memory; gradients flow through copies of tensors."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, list | tuple):
+        return [_copied(entry) for entry in value]
+    if isinstance(value, Mapping):
+        return {key: _copied(entry) for key, entry in value.items()}
+    return value if isinstance(value, str | bytes | int | float) else copy.deepcopy(value)
 
 
 def check_calibration(mean: float, sd: float) -> None:

@@ -185,26 +185,30 @@ def _from_entry_point(name: str, points: "list[EntryPoint]") -> Any:
 
 
 def _imported(point: "EntryPoint", entry: RewardEntry) -> Any:
-    from fkdiff.terms.reward import RewardError
+    from fkdiff.terms.reward_function import RewardError, failure
 
     try:
         return point.load()
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise RewardError(
             f"reward {entry.name!r} of {entry.distribution} can't be imported "
-            f"({type(error).__name__}: {error}); try: pip install '{entry.package}'"
+            f"({failure(error)}); try: pip install '{entry.package}'"
         ) from error
 
 
 def _from_module(module: str, attr: str) -> Any:
-    from fkdiff.terms.reward import RewardError
+    from fkdiff.terms.reward_function import RewardError, failure
 
     try:
         found: Any = importlib.import_module(module)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise RewardError(
             f"module {module!r} of reward '{module}:{attr}' can't be imported "
-            f"({type(error).__name__}: {error}); code in a file is named file.py:fn"
+            f"({failure(error)}); code in a file is named file.py:fn"
         ) from error
     for part in attr.split("."):
         if not hasattr(found, part):
@@ -214,7 +218,7 @@ def _from_module(module: str, attr: str) -> Any:
 
 
 def _from_file(path: Path, attr: str) -> Any:
-    from fkdiff.terms.reward import RewardError
+    from fkdiff.terms.reward_function import RewardError, failure
 
     if not os.path.isfile(path):  # also where the name is too long for one
         raise RewardError(f"reward file '{path}' doesn't exist; check the path")
@@ -231,11 +235,11 @@ def _from_file(path: Path, attr: str) -> Any:
         raise RewardError(
             f"reward file '{path}' has a syntax error: {place}: {error.msg}"
         ) from error
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         del sys.modules[name]
-        raise RewardError(
-            f"reward file '{path}' failed when run: {type(error).__name__}: {error}"
-        ) from error
+        raise RewardError(f"reward file '{path}' failed when run: {failure(error)}") from error
     own = {k: v for k, v in vars(module).items() if getattr(v, "__module__", None) == name}
     if not attr or not hasattr(module, attr):
         raise _missing(f"file '{path}'", attr, own)
@@ -278,14 +282,14 @@ def _is_factory(found: Any) -> bool:
 
 
 def _called(maker: Callable[..., Any], spec: str, *arguments: str) -> Any:
-    from fkdiff.terms.reward import RewardError
+    from fkdiff.terms.reward_function import RewardError, failure
 
     try:
         return maker(*arguments)
-    except RewardError:
+    except (RewardError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
         raise RewardError(
-            f"reward {spec!r} can't be made ({type(error).__name__}: {error}); a factory needs "
+            f"reward {spec!r} can't be made ({failure(error)}); a factory needs "
             "defaults for all its arguments"
         ) from error

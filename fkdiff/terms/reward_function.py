@@ -10,13 +10,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fkdiff.terms.reward_algebra import Composable
+from fkdiff.terms.reward_algebra import Composable, is_pure
 
-__all__ = ["Function", "Keywords", "RewardError", "as_column", "name_of", "pil_images", "row_wise"]
+__all__ = [
+    "Function",
+    "Keywords",
+    "RewardError",
+    "as_column",
+    "failure",
+    "name_of",
+    "pil_images",
+    "row_wise",
+]
 
 
 class RewardError(ValueError):
     """A reward that can't be found, failed, or returned something that isn't a reward."""
+
+
+def failure(error: BaseException) -> str:
+    """Returns what went wrong in somebody's code, in words: `sys.exit()` by that name.
+
+    Example:
+        >>> failure(ValueError("too dark")), failure(SystemExit(3))
+        ('ValueError: too dark', 'it called sys.exit(3)')
+    """
+    if isinstance(error, SystemExit):
+        return f"it called sys.exit({'' if error.code is None else repr(error.code)})"
+    return f"{type(error).__name__}: {error}"
 
 
 @dataclass(frozen=True)
@@ -77,6 +98,16 @@ class Function(Composable):
     keywords: Keywords = Keywords(frozenset(), frozenset(), frozenset())
     source: str | None = None
 
+    @property
+    def pure(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether the callable says that it edits nothing, by an attribute of its class."""
+        return is_pure(self.fn)
+
+    @property
+    def trial(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether it may be called before a run; `fn.trial = False` forbids it."""
+        return getattr(self.fn, "trial", True) is not False
+
     def __call__(self, samples: Any, **context: Any) -> Tensor:
         """Values of n samples, shape (n,), from batches of at most `batch_size`."""
         missing = sorted(self.keywords.requires - set(context))
@@ -93,12 +124,13 @@ class Function(Composable):
 
     def _batch(self, samples: Any, context: Mapping[str, Any], rows: slice, n: int) -> Tensor:
         batch = samples[rows]
+        count = len(batch)  # which the callable may change
         context = {
             key: value[rows] if row_wise(value, n) else value for key, value in context.items()
         }
         with self._gradients():
             value = self.fn(pil_images(batch) if self.pil else batch, **context)
-        value = as_column(value, len(batch), self.name)
+        value = as_column(value, count, self.name)
         # Out of inference mode a clone is an ordinary tensor, free to be stored and updated.
         return value.clone() if value.is_inference() else value
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fkdiff.terms.reward_algebra import Combination, Composable
+from fkdiff.terms.reward_algebra import Combination, Composable, is_pure
 from fkdiff.terms.reward_function import RewardError
 
 __all__ = ["TimeLimit", "within_seconds"]
@@ -56,6 +56,16 @@ class TimeLimit(Composable):
         if not made:
             raise value
         return value
+
+    @property
+    def pure(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether the reward is."""
+        return is_pure(self.reward)
+
+    @property
+    def trial(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The reward's own."""
+        return self.reward.trial
 
     def prepare(self) -> None:
         """Loads what the reward needs, in whatever time it takes."""

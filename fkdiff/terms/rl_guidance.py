@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from fkdiff.terms.pool import Evaluate, PoolTerm, Source, label, source_code
+from fkdiff.terms.pool import Evaluate, PoolTerm, Source, label, labels, source_code
 from fkdiff.terms.step import Expert
 
 __all__ = ["RLGuidance"]
@@ -108,9 +108,10 @@ class RLGuidance(PoolTerm):
             return "law of the model with its adapter scaled"
         if self.scheduled:
             return "base^(1 - w(t)) tuned^w(t)"
-        shares = {label(s, i): w for i, (s, w) in enumerate(self.weights(0.0).items())}
-        powers = {"base": 1 - sum(shares.values()), **shares}
-        return " ".join(f"{name}^{power:g}" for name, power in powers.items())
+        shares = self.weights(0.0)
+        powers = [1 - sum(shares.values()), *shares.values()]
+        names = ["base", *labels(shares, taken=["base"])]
+        return " ".join(f"{n}^{power:g}" for n, power in zip(names, powers, strict=True))
 
     def weights(self, progress: float) -> dict[Source, float]:
         """Weight of each tuned expert where this share of the run is done.
@@ -131,15 +132,15 @@ class RLGuidance(PoolTerm):
         """Split each expert into the base model's and the tuned ones'."""
         if self.mode == "weights":
             return pool
-        weights = self.weights(progress)
+        weights, names = self.weights(progress), labels(self.sources)
         base = 1 - sum(weights.values())
         split = []
         for expert in pool:
             split.append(Expert(expert.name, base * expert.b, expert.output))
-            for i, (source, w) in enumerate(weights.items()):
+            for name, (source, w) in zip(names, weights.items(), strict=True):
                 if w != 0:
-                    name = f"{label(source, i)}/{expert.name}"
-                    split.append(Expert(name, w * expert.b, evaluate(source, expert.name)))
+                    output = evaluate(source, expert.name)
+                    split.append(Expert(f"{name}/{expert.name}", w * expert.b, output))
         return split
 
     def exponent_sum(self, total: float) -> float:

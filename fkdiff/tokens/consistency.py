@@ -11,11 +11,13 @@ from fkdiff.processes.tokens import MaskedPath, UniformPath
 from fkdiff.terms.consistency import check_pool, stated_target
 from fkdiff.terms.correctors import Correct
 from fkdiff.terms.discrete_correctors import DiscreteCorrect
-from fkdiff.terms.fk_steering import Tilt
 from fkdiff.terms.pool import PoolTerm, pool_terms
-from fkdiff.terms.term import Term
+from fkdiff.terms.term import Term, law_of, weighs
 
-__all__ = ["check_tokens", "corrector_of_tokens", "stated_law"]
+__all__ = ["PROVIDED", "check_tokens", "corrector_of_tokens", "stated_law"]
+
+PROVIDED = frozenset({"x0", "decode", "scores", "tokens"})
+"""What terms of a run on tokens may need; with guidance also "uncond"."""
 
 
 def corrector_of_tokens(terms: Sequence[Term]) -> DiscreteCorrect | None:
@@ -65,12 +67,6 @@ def check_tokens(
 
 
 def _check_terms(path: MaskedPath | UniformPath, terms: Sequence[Term]) -> None:
-    for term in terms:
-        if not isinstance(term, Tilt | PoolTerm | Correct | DiscreteCorrect):
-            raise ValueError(
-                f"terms must be Tilt, RLGuidance, Product, Anneal or DiscreteCorrect for tokens, "
-                f"got {term!r}"
-            )
     check_pool(terms, None)
     correctors = [t for t in terms if isinstance(t, Correct | DiscreteCorrect)]
     if not correctors:
@@ -101,5 +97,6 @@ def stated_law(terms: Sequence[Term]) -> str:
     if corrector is None:
         return stated_target(terms)
     pool = [t.target for t in pool_terms(terms)]
-    factors = [t.target.removeprefix("law of the chain ") for t in terms if isinstance(t, Tilt)]
+    weighing = [term for term in terms if weighs(term)]
+    factors = [law_of(term).removeprefix("law of the chain ") for term in weighing]
     return "; ".join([f"{corrector.target} (pool: {', '.join(['CFG', *pool])})", *factors])

@@ -14,7 +14,7 @@ from torch import Tensor
 from fkdiff.processes.tokens import MaskedPath, Order
 from fkdiff.result import Result
 from fkdiff.smc import Resample
-from fkdiff.terms.consistency import corrector_of
+from fkdiff.terms.consistency import corrector_of, rewards_of
 from fkdiff.terms.discrete_correctors import DiscreteCorrect
 from fkdiff.terms.pool import pool_terms
 from fkdiff.terms.reward import Reward, as_reward
@@ -233,8 +233,7 @@ class MaskedDiffusionPipeline(DiffusionPipeline, ConfigMixin):
         particles: int,
         resample: Resample | None,
     ) -> None:
-        rewards = [t.reward for t in terms if hasattr(t, "reward")]  # pyright: ignore
-        for reward in [*rewards, *map(as_reward, monitor)]:
+        for reward in [*rewards_of(terms), *map(as_reward, monitor)]:
             if reward.inputs == "text" and self.tokenizer is None:
                 raise ValueError(
                     f"reward {reward.name!r} reads text, but the pipeline has no tokenizer; "

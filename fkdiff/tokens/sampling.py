@@ -15,7 +15,7 @@ from fkdiff.terms.discrete_correctors import DiscreteCorrect
 from fkdiff.terms.pool import PoolTerm
 from fkdiff.terms.reward import Reward
 from fkdiff.terms.term import Term
-from fkdiff.tokens.consistency import check_tokens, corrector_of_tokens, stated_law
+from fkdiff.tokens.consistency import PROVIDED, check_tokens, corrector_of_tokens, stated_law
 from fkdiff.tokens.evaluations import Evaluations, TokenDenoiser
 from fkdiff.tokens.loop import Path, TokenLoop
 
@@ -85,7 +85,11 @@ def sample_tokens(
     texts = [""] * len(template) if prompts is None else list(prompts)
     check_tokens(named, path, terms, template, texts, guidance, micro_batch)
     corrector = corrector_of_tokens(terms)
-    run = opened(texts, particles, terms, resample, monitor, select, seed)
+    run = opened(
+        *(texts, particles, terms, resample, monitor, select, seed),
+        provided=PROVIDED | ({"uncond"} if guidance != 1 else set()),
+        where="sample_tokens",
+    )
     loop = TokenLoop(
         path=path,
         terms=terms,
@@ -126,7 +130,11 @@ def _pilot(
     particles, distinct = main.corrector.pilot, template.unique(dim=0)
     seed = int(stream(main.run.seed, "pilot").initial_seed())
     texts = [""] * len(distinct)
-    run = opened(texts, particles, [*pool, corrector], Resample(), (), None, seed)
+    run = opened(
+        *(texts, particles, [*pool, corrector], Resample(), (), None, seed),
+        provided=PROVIDED,
+        where="sample_tokens",
+    )
     run.cost = main.run.cost
     loop = TokenLoop(
         path=path,

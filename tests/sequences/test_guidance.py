@@ -9,7 +9,7 @@ from fkdiff.processes.streams import stream
 from fkdiff.sequences.guidance import StraightThrough, straight_through
 from fkdiff.sequences.loop import drawn_letters
 from fkdiff.sequences.sampling import sample_sequences
-from fkdiff.terms import Tilt, as_reward
+from fkdiff.terms import Anneal, Tilt, as_reward
 from tests.exact import assert_mean
 from tests.sequences.toy import PATH, PRIOR, SEQUENCES, K, net, numbers, prize, prizes
 
@@ -216,7 +216,7 @@ def test_costs_are_counted():
             "differentiable",
         ),
         (lambda: draws(lambda h: h.sum(), torch.zeros(2, 3)), "must return shape"),
-        (lambda: cloud(1), "terms must be Tilt or StraightThrough"),
+        (lambda: cloud(Anneal(2.0)), "needs the network.s predictions"),
         (lambda: cloud(StraightThrough(prize), StraightThrough(prize)), "one StraightThrough"),
         (lambda: cloud(StraightThrough(prize), stochastic=False), "reweight=False"),
         (lambda: cloud(Tilt(REWARD), stochastic=False), "copies would stay identical"),

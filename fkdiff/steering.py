@@ -18,6 +18,7 @@ from fkdiff.run import SELECTS, Run, Watch
 from fkdiff.smc import Resample
 from fkdiff.taps import PipelineTap, TapError
 from fkdiff.taps.arguments import Expanded, expand, seed_of
+from fkdiff.taps.exclusive import sole_use
 from fkdiff.taps.families import check_family
 from fkdiff.taps.results import fields, share_rows
 from fkdiff.taps.snapshots import Keeper, Snapshots, held
@@ -185,10 +186,15 @@ class Steered:
         a tuple.
 
         Raises:
-            TapError: If this pipeline or scheduler can't be steered as asked, with the remedy.
+            TapError: If this pipeline or scheduler can't be steered as asked, with the remedy, or
+                is in a steered run already.
             RewardError: If a reward fails; `partial` keeps what was made.
             PeerError: If another process of the group fails or is lost.
         """
+        with sole_use(self.pipe):
+            return self._drawn(args, kwargs)
+
+    def _drawn(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.partial = None
         seeds = None if self.seed is None or isinstance(self.seed, int) else list(self.seed)
         seed = seeds[0] if seeds else seed_of(kwargs.get("generator"), self.seed)  # pyright: ignore

@@ -18,6 +18,7 @@ from fkdiff.taps.conditioning import Conditioning, kept_conditioning
 from fkdiff.taps.decode_once import memoised_decode
 from fkdiff.taps.denoiser import NetworkCall, tapped_denoiser
 from fkdiff.taps.engine import Engine
+from fkdiff.taps.exclusive import others_refused
 from fkdiff.taps.experts import TappedPool
 from fkdiff.taps.families import predictions
 from fkdiff.taps.feeding import chunked_feeding
@@ -137,6 +138,7 @@ class PipelineTap:
             enter(watched_progress(pipe, self._on_bar))
             enter(own_ranking_off(pipe))
             self.kept = enter(kept_conditioning(pipe, self._rows))
+            enter(others_refused(pipe))
             output = pipe(**self.expanded.arguments, generator=list(self.generators))
             if self._samples.alpha:
                 cut_pictures(output, self._samples.cut)

@@ -22,6 +22,7 @@ from fkdiff.taps.batching import batch_of, chunked
 from fkdiff.taps.coefficients import TapError
 from fkdiff.taps.denoiser import calling
 from fkdiff.taps.engine import Engine
+from fkdiff.taps.exclusive import others_refused
 from fkdiff.taps.shadowing import variant
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.draws import Draw
@@ -91,6 +92,7 @@ class TokenTap:
         with ExitStack() as stack:
             stack.enter_context(self._tapped_scheduler())
             stack.enter_context(self._tapped_model())
+            stack.enter_context(others_refused(self.pipe))
             call = dict(self.expanded.arguments)
             # For what the pipeline draws for all rows at once; each row's own draw replaces it.
             spare = stream(self.engine.seed, "pipeline")

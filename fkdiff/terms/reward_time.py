@@ -1,5 +1,6 @@
 """Rewards that may hang: a limit to the seconds that a call takes."""
 
+import contextvars
 import queue
 import threading
 from dataclasses import dataclass, replace
@@ -46,7 +47,9 @@ class TimeLimit(Composable):
             except BaseException as error:
                 answers.put((False, error))
 
-        threading.Thread(target=answer, name=f"reward {self.name}", daemon=True).start()
+        run = contextvars.copy_context().run  # in which the run's own pipeline may be called
+        name = f"reward {self.name}"
+        threading.Thread(target=run, args=(answer,), name=name, daemon=True).start()
         try:
             made, value = answers.get(timeout=self.seconds)
         except queue.Empty:

@@ -257,6 +257,7 @@ def _command(job: _Job) -> str:
 def _steered(job: _Job) -> "Result":
     """The run itself; whatever ends it early, what was made is kept."""
     from fkdiff.processes.peers import PeerError
+    from fkdiff.smc import WeightsError
     from fkdiff.terms.memory import ran_out
     from fkdiff.terms.reward import RewardError
 
@@ -264,7 +265,7 @@ def _steered(job: _Job) -> "Result":
     try:
         with steady():
             return job.steered(**job.call).steering
-    except PeerError as error:
+    except (PeerError, WeightsError) as error:
         raise failed(f"{error}{_kept(job)}") from None
     except RewardError as error:
         if error.__cause__ is not None:  # the reward's own code failed: show its author where

@@ -1,6 +1,6 @@
 """Sequential Monte Carlo in pure torch: a weighted cloud, resampling schemes, triggers."""
 
-from fkdiff.smc.cloud import Cloud, Rows
+from fkdiff.smc.cloud import Cloud, Rows, WeightsError
 from fkdiff.smc.draws import Generators
 from fkdiff.smc.resampling import (
     SCHEMES,
@@ -22,6 +22,7 @@ __all__ = [
     "Generators",
     "Resample",
     "Rows",
+    "WeightsError",
     "ancestors",
     "beam",
     "birth_death",

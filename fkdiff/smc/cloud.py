@@ -15,10 +15,14 @@ from fkdiff.smc.resampling import SCHEMES, ancestors
 from fkdiff.smc.triggers import Resample
 from fkdiff.smc.weights import conditional_ess, ess
 
-__all__ = ["Cloud", "Rows"]
+__all__ = ["Cloud", "Rows", "WeightsError"]
 
 Rows: TypeAlias = Tensor
 """Parent row of each slot, shape (P K,), int64, prompt-major."""
+
+
+class WeightsError(ValueError):
+    """Weights that stand for no law: NaN, infinite, or all zero."""
 
 
 class Cloud:
@@ -92,14 +96,15 @@ class Cloud:
             d: Increments of the log-weights, shape (P, K); $-\infty$ kills a particle.
 
         Raises:
-            ValueError: If an increment has the wrong shape, is NaN or $+\infty$, or if no
-                particle of a prompt is left with a positive weight.
+            ValueError: If an increment has the wrong shape.
+            WeightsError: If one is NaN or $+\infty$, or if no particle of a prompt is left with a
+                positive weight.
 
         Example:
             >>> cloud = Cloud(1, 2, None, [torch.Generator()])
             >>> cloud.reweight(torch.tensor([[0.0, float("nan")]]))
             Traceback (most recent call last):
-            ValueError: log-weight increment is nan for prompt 0, particles [1]; ...
+            fkdiff.smc.cloud.WeightsError: log-weight increment is nan for prompt 0, ...
         """
         if d.shape != self.log_w.shape:
             raise ValueError(
@@ -113,7 +118,7 @@ class Cloud:
         log_w = self.log_w + d
         lost = log_w.isneginf().all(1).nonzero().flatten().tolist()
         if lost:
-            raise ValueError(
+            raise WeightsError(
                 f"all particles of prompt {lost[0]} have weight zero; use more particles, a "
                 "smaller scale, or a reward that is finite everywhere"
             )
@@ -209,7 +214,7 @@ def _refuse(bad: Tensor, d: Tensor) -> None:
     if bad.any():
         prompt = int(bad.any(1).nonzero()[0])
         particles = bad[prompt].nonzero().flatten().tolist()
-        raise ValueError(
+        raise WeightsError(
             f"log-weight increment is {d[prompt, particles[0]].item()} for prompt {prompt}, "
             f"particles {particles}; rewards must be numbers below infinity"
         )

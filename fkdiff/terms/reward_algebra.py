@@ -36,7 +36,6 @@ class Composable(ABC):
         sd: Stated standard deviation of the values, positive.
         pure: Whether `__call__` leaves samples and context as they are. A reward that doesn't say
             so is given copies of its own; a subclass with another `__call__` must say it anew.
-        trial: Whether a run may call it on one random sample before it draws anything.
         weights: Where its weights lie: paths, "hf-hub:owner/name", "hf-hub:owner/name/file",
             "torchvision:name", "https:..." or "zoo:name"; none by default.
 
@@ -52,7 +51,6 @@ class Composable(ABC):
     mean: float
     sd: float
     pure: bool = False
-    trial: bool = True
     weights: tuple[str, ...] = ()
 
     @abstractmethod

@@ -103,11 +103,6 @@ class Function(Composable):
         """Whether the callable says that it edits nothing, by an attribute of its class."""
         return is_pure(self.fn)
 
-    @property
-    def trial(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether it may be called before a run; `fn.trial = False` forbids it."""
-        return getattr(self.fn, "trial", True) is not False
-
     def __call__(self, samples: Any, **context: Any) -> Tensor:
         """Values of n samples, shape (n,), from batches of at most `batch_size`."""
         missing = sorted(self.keywords.requires - set(context))

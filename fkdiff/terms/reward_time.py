@@ -65,11 +65,6 @@ class TimeLimit(Composable):
         """Whether the reward is."""
         return is_pure(self.reward)
 
-    @property
-    def trial(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The reward's own."""
-        return self.reward.trial
-
     def prepare(self) -> None:
         """Loads what the reward needs, in whatever time it takes."""
         self.reward.prepare()

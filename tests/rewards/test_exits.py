@@ -38,7 +38,6 @@ def leaving(end, after=0):
             end()
         return x.flatten(1).mean(1)
 
-    score.trial = False
     return score
 
 

@@ -140,7 +140,6 @@ def test_a_run_within_a_run_of_the_same_pipeline_is_refused(sd):
         steering(sd.pipe)()
         return pixels.flatten(1).mean(1)
 
-    score.trial = False
     with pytest.raises(RewardError, match="TapError: this pipeline is in a steered run"):
         drawn(sd, reward=score)
     drawn(sd)

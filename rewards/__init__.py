@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fkdiff.rewards.aesthetic import AestheticPredictor
     from fkdiff.rewards.audio import Loudness, SpectralCentroid, SpectralFlatness
     from fkdiff.rewards.classifier import Classifier
+    from fkdiff.rewards.emoji_vqa import EmojiVQA
     from fkdiff.rewards.frames import PerFrame
     from fkdiff.rewards.hps import HPSv2
     from fkdiff.rewards.image_reward import ImageReward
@@ -36,6 +37,7 @@ __all__ = [
     "Colourfulness",
     "Coverage",
     "EdgeSharpness",
+    "EmojiVQA",
     "HPSv2",
     "ImageReward",
     "JPEGSize",
@@ -66,6 +68,7 @@ _HOMES = {
     "Colourfulness": "pixels",
     "Coverage": "rgba",
     "EdgeSharpness": "rgba",
+    "EmojiVQA": "emoji_vqa",
     "HPSv2": "hps",
     "ImageReward": "image_reward",
     "JPEGSize": "pixels",

@@ -22,6 +22,7 @@ BENCHES = {
     "fk_tune": "guidance, scale and window for `fk`, chosen on the prompts `tune` alone",
     "correctors": "total variation of corrected and plain runs from quadrature, and log Z",
     "guidance": "plain and corrected guidance on emoji: distance to real scenes, pass rates",
+    "world": "emoji's rewards against its judge: best-of-n, how early seen, agreement with eyes",
     "rlg": "RL guidance over its weight on emoji: reward, pass rate, distance",
     "compose": "tuning, RL guidance and steering together on emoji, at equal evaluations",
     "simplex": "KL of Gumbel-softmax flows from the target, 20 to 512 letters, both schedules",

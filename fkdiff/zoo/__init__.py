@@ -35,6 +35,7 @@ _FOLDERS = {
     "emoji": "emoji",
     "emoji-clip": "emoji_clip",
     "emoji-judge": "emoji_judge",
+    "emoji-vqa": "emoji_vqa",
     "metaworld": "metaworld",
     "peptides": "peptides",
     **_ADAPTERS,

@@ -99,7 +99,7 @@ class AutoencoderTask:
         self, sprites: Sprite, fit: Fit, folder: Path, batch: int = 8, scenes: int = 1000
     ) -> None:
         torch.manual_seed(fit.seed)
-        self.sprites, self.batch = sprites, batch
+        self.sprites, self.batch, self.device = sprites, batch, fit.device
         self.model: Any = autoencoder()
         rng = np.random.default_rng(2**32 + fit.seed)
         fit_encoder(self.model, pictures([self._scene(rng) for _ in range(scenes)]))
@@ -112,11 +112,11 @@ class AutoencoderTask:
 
     def loss(self, step: int, draws: Draws) -> Tensor:
         """L1 + 2 MSE + L1 of the edges of one batch."""
-        x = pictures([self._scene(draws.rng) for _ in range(self.batch)])
+        x = pictures([self._scene(draws.rng) for _ in range(self.batch)]).to(self.device)
         with torch.no_grad():
             z = encode(self.model, x)
         # A denoiser's small errors must not show.
-        y = self.model.decode(z + _NOISE * draws.normal(*z.shape)).sample
+        y = self.model.decode(z + _NOISE * draws.normal(*z.shape).to(z)).sample.float()
         error = y - x
         sharp = sum(edge.abs().mean() for edge in _edges(error))
         return error.abs().mean() + 2 * error.square().mean() + sharp

@@ -36,6 +36,16 @@ _ABOUT = {
         "seeds and disturbances of its own, an eighth of the things in them blends, halves or "
         "blobs. `quality` is the share of pictures of which everything is said right."
     ),
+    "emoji-vqa": (
+        "Says how likely each clause of a caption is to be true of a 64x64 picture: background, "
+        "number of each object, colours, sizes, sides, and that there is nothing else; the reward "
+        "is the mean log-probability. A residual net with depthwise convolutions on cells of 8 "
+        "pixels; numbers and places are soft, so that its gradient moves and makes objects. "
+        "Trained on scenes with places, sizes, seeds and disturbances of its own, an eighth of "
+        "them denoised estimates. `calibration.clauses` are slope and shift of the log-odds by "
+        "kind, fitted on held-out pictures; `quality` their Brier scores on others; `mean` and "
+        "`sd` those of plain samples of `emoji` on tune prompts."
+    ),
     "emoji-rl": (
         "A LoRA of `emoji` (rank 16, attention and feed-forward layers of the U-Net), tuned by "
         "policy gradient: groups of pictures of one tune prompt, each judged by `emoji-clip` "
@@ -49,18 +59,21 @@ _KIND = {
     "emoji": "pipeline",
     "emoji-clip": "dual encoder",
     "emoji-judge": "verifier",
+    "emoji-vqa": "verifier",
     "emoji-rl": "adapter",
 }
 _SUMMARY = {
     "emoji": "text to 64x64 pictures of emoji scenes (StableDiffusionPipeline)",
     "emoji-clip": "how well a picture meets a caption (open_clip dual encoder)",
     "emoji-judge": "what a picture shows, for checking models; never a reward",
+    "emoji-vqa": "how likely all that a caption says is true of a picture, a reward",
     "emoji-rl": "a LoRA of emoji tuned by reinforcement learning on emoji-clip",
 }
 _STAGES = {
     "emoji": ("vae", "latents", "emoji"),
     "emoji-clip": ("vae", "clip"),
     "emoji-judge": ("vae", "judge"),
+    "emoji-vqa": ("vqa",),
     "emoji-rl": ("emoji-rl",),
 }
 
@@ -69,12 +82,12 @@ def write_card(name: str, folder: Path, facts: dict[str, Any]) -> None:
     """Writes `card.json` of a model.
 
     Arguments:
-        name: "emoji", "emoji-clip", "emoji-judge" or "emoji-rl".
+        name: "emoji", "emoji-clip", "emoji-judge", "emoji-vqa" or "emoji-rl".
         folder: The model's folder.
         facts: What the run knows: seed, images, quality, defaults, calibration.
     """
     recipe = [f"python -m fkdiff.zoo.train {stage}" for stage in _STAGES[name]]
-    if name not in ("emoji-judge", "emoji-rl"):
+    if name not in ("emoji-judge", "emoji-vqa", "emoji-rl"):
         recipe.append("python -m fkdiff.zoo.train export")
     card = {
         "name": name,

@@ -4,6 +4,7 @@ It finds objects on a grid of 8x8 cells and says of each what it is, in which co
 it is clean; a caption is met if all that it says, and nothing else, was found.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,40 +15,38 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fkdiff.zoo.clauses import CLASSES, GRID, OWN, TINTS
 from fkdiff.zoo.parse import parse
-from fkdiff.zoo.scenes import Scene
-from fkdiff.zoo.words import BACKGROUNDS, BINDABLE, COLOURS, OBJECTS
+from fkdiff.zoo.scenes import Scene, Thing
+from fkdiff.zoo.words import BACKGROUNDS, BETWEEN, BINDABLE, SAME
 
-__all__ = ["CLASSES", "GRID", "TINTS", "Found", "Judge", "JudgeNet", "Sight", "load_judge", "met"]
+__all__ = [
+    "CLASSES",
+    "GRID",
+    "SIDE",
+    "TINTS",
+    "Found",
+    "Judge",
+    "JudgeNet",
+    "Sight",
+    "load_judge",
+    "met",
+]
 
-GRID = 8
-"""Cells a side; one cell is 8 pixels."""
-CLASSES: tuple[str, ...] = ("nothing", *OBJECTS, "unclean")
-TINTS: tuple[str, ...] = ("own", *COLOURS)
+SIDE = 26.0
+"""Side above which an object is big rather than small, pixels."""
 _GROUNDS = tuple(BACKGROUNDS)
-
-# What colour an object has of itself, where a caption may name that colour too.
-_OWN = {
-    "apple": "red",
-    "car": "red",
-    "heart": "red",
-    "balloon": "red",
-    "crown": "yellow",
-    "key": "yellow",
-    "pear": "green",
-    "fish": "blue",
-    "umbrella": "purple",
-}
 
 
 @dataclass(frozen=True)
 class Found:
-    """One object: its name, colour ("own" or a word) and the cell (x, y) of its centre."""
+    """One object: its name, colour ("own" or a word), the cell (x, y) of its centre, its side."""
 
     name: str
     colour: str
     x: int
     y: int
+    side: float = 26.0
 
 
 @dataclass(frozen=True)
@@ -80,14 +79,23 @@ class JudgeNet(nn.Module):
             _block(192, 192, 1),
         )
         self.cell = nn.Conv2d(192, len(CLASSES) + len(TINTS), 1)
+        self.side = nn.Conv2d(192, 1, 1)
         self.ground = nn.Linear(192, len(_GROUNDS))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pictures (n, 3, 64, 64) in [-1, 1] -> logits of class, of tint, (n, c, 8, 8), ground."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What cells and the whole show.
+
+        Arguments:
+            x: Pictures, (n, 3, 64, 64), in [-1, 1].
+
+        Returns:
+            Logits of classes and of tints, (n, c, 8, 8), logarithms of sides in units of 26
+            pixels, (n, 8, 8), and logits of the ground, (n, 10).
+        """
         features = self.body(x)
-        cells = self.cell(features)
+        cells, sides = self.cell(features), self.side(features)[:, 0]
         split = len(CLASSES)
-        return cells[:, :split], cells[:, split:], self.ground(features.mean((2, 3)))
+        return cells[:, :split], cells[:, split:], sides, self.ground(features.mean((2, 3)))
 
 
 def _peaks(presence: Tensor) -> Tensor:
@@ -124,7 +132,7 @@ class Judge:
         if images.ndim != 4 or images.shape[1:] != (3, 64, 64):
             shape = tuple(images.shape)
             raise ValueError(f"images must be (n, 3, 64, 64), got {shape}; resize them first")
-        kinds, tints, grounds = self.net(2 * images.float() - 1)
+        kinds, tints, sides, grounds = self.net(2 * images.float() - 1)
         peaks = _peaks(1 - kinds.softmax(1)[:, 0])
         sights = []
         for image in range(len(images)):
@@ -133,8 +141,9 @@ class Judge:
             colours = [
                 _tint(n, tints[image, :, y, x]) for n, (y, x) in zip(names, places, strict=True)
             ]
-            cells = zip(names, colours, places, strict=True)
-            objects = tuple(Found(n, c, x, y) for n, c, (y, x) in cells if n != "unclean")
+            lengths = [SIDE * math.exp(float(sides[image, y, x])) for y, x in places]
+            cells = zip(names, colours, places, lengths, strict=True)
+            objects = tuple(Found(n, c, x, y, s) for n, c, (y, x), s in cells if n != "unclean")
             ground = _GROUNDS[int(grounds[image].argmax())]
             sights.append(Sight(ground, objects, "unclean" not in names))
         return sights
@@ -163,15 +172,40 @@ class Judge:
 
 
 def _coloured(found: Found, colour: str | None) -> bool:
-    own = _OWN.get(found.name)
+    own = OWN.get(found.name)
     if colour is None:
         return found.colour in ("own", own)
     return found.colour == colour or (found.colour == "own" and own == colour)
 
 
+def _looks(found: Found, thing: Thing, scene: Scene) -> bool:
+    colour = scene.relation == SAME or _coloured(found, thing.colour)
+    return colour and _sized(found, thing.size)
+
+
+def _sized(found: Found, size: str | None) -> bool:
+    return size is None or (found.side > SIDE) == (size == "big")
+
+
+def _one_colour(found: tuple[Found, ...]) -> bool:
+    named = {OWN.get(one.name) if one.colour == "own" else one.colour for one in found}
+    return len(named) == 1 and None not in named
+
+
+def _amid(middle: Found, first: Found, second: Found) -> bool:
+    """Whether two objects are seen from a third in directions more than 120 degrees apart."""
+    ax, ay = first.x - middle.x, first.y - middle.y
+    bx, by = second.x - middle.x, second.y - middle.y
+    return ax * bx + ay * by < -0.5 * math.hypot(ax, ay) * math.hypot(bx, by)
+
+
 def _related(scene: Scene, objects: dict[str, Found]) -> bool:
-    first, second = (objects[thing.name] for thing in scene.things)
-    across, down = first.x - second.x, first.y - second.y
+    found = tuple(objects[thing.name] for thing in scene.things)
+    if scene.relation == SAME:
+        return _one_colour(found)
+    if scene.relation == BETWEEN:
+        return _amid(*found)
+    across, down = found[0].x - found[1].x, found[0].y - found[1].y
     along, other = (across, down) if "the" in str(scene.relation) else (down, across)
     sign = -1 if scene.relation in ("to the left of", "above") else 1
     return sign * along > abs(other)
@@ -189,11 +223,11 @@ def met(scene: Scene, sight: Sight) -> bool:
     """
     if sight.background != scene.background or not sight.clean:
         return False
-    wanted = Counter(thing.name for thing in scene.things * scene.count)
+    wanted = Counter(thing.name for thing in scene.shown)
     if Counter(found.name for found in sight.objects) != wanted:
         return False
-    colours = {thing.name: thing.colour for thing in scene.things}
-    if not all(_coloured(found, colours[found.name]) for found in sight.objects):
+    things = {thing.name: thing for thing in scene.things}
+    if not all(_looks(found, things[found.name], scene) for found in sight.objects):
         return False
     by_name = {found.name: found for found in sight.objects}
     return scene.relation is None or _related(scene, by_name)

@@ -23,7 +23,21 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Fit:
-    """Settings of a run; `hold` is the share of it before the linear decay to zero begins."""
+    """Settings of a run.
+
+    Arguments:
+        steps: How many there are.
+        lr: Peak of the learning rate.
+        warmup: Steps over which it rises.
+        hold: Share of the run before the linear decay to zero begins.
+        ema: Decay of the running average of the weights, 0 for none.
+        weight_decay: Of AdamW.
+        max_norm: The gradient is scaled down to this norm.
+        seed: Of weights, scenes and noise.
+        save_seconds: Time between checkpoints.
+        device: Where the modules live; scenes are drawn on the CPU.
+        bf16: Compute the loss in bfloat16 where autocast allows it; weights stay float32.
+    """
 
     steps: int
     lr: float
@@ -34,6 +48,8 @@ class Fit:
     max_norm: float = 1.0
     seed: int = 0
     save_seconds: float = 120.0
+    device: str = "cpu"
+    bf16: bool = False
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step.
@@ -82,6 +98,7 @@ class Trainer:
         folder: Path,
     ) -> None:
         self.modules, self.loss, self.fit, self.folder = modules, loss, fit, folder
+        modules.to(fit.device)
         self.step = 0
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world = dist.get_world_size() if dist.is_initialized() else 1
@@ -131,7 +148,11 @@ class Trainer:
     def _update(self) -> float:
         for group in self.optimiser.param_groups:
             group["lr"] = self.fit.lr_at(self.step)
-        loss = self.loss(self.step, Draws(self.fit.seed, self.step, self.rank))
+        draws = Draws(self.fit.seed, self.step, self.rank)
+        with torch.autocast(
+            torch.device(self.fit.device).type, torch.bfloat16, enabled=self.fit.bf16
+        ):
+            loss = self.loss(self.step, draws)
         loss.backward()
         value = self._shared(float(loss.detach()))
         nn.utils.clip_grad_norm_(self.modules.parameters(), self.fit.max_norm)

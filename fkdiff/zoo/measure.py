@@ -1,5 +1,6 @@
 """Measures the exported models: which guidance is best, how often prompts are met, calibration."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = [
     "GUIDANCES",
     "PLACEHOLDERS",
     "Sampled",
+    "captions_told_apart",
     "load_scorer",
     "measure",
     "passed",
@@ -38,6 +40,13 @@ _CALL = {"num_inference_steps": 30, "height": 64, "width": 64}
 PLACEHOLDERS: dict[str, dict[str, Any]] = {
     "emoji": {"defaults": _CALL | {"guidance_scale": 3.0}, "quality": {}},
     "clip": {"defaults": {}, "quality": {}, "calibration": {"mean": 0.5, "sd": 0.2}},
+}
+
+_WRONG_IN = {
+    "sides": "/side",
+    "numbers": "/count",
+    "colours": ("/colour", "/binding"),
+    "objects": "/object",
 }
 
 Scorer = Callable[[Tensor, Sequence[str]], Tensor]
@@ -119,6 +128,27 @@ def passed(sampled: Sampled, judge: Judge) -> dict[str, float]:
     return _by_kind(sampled.prompts, judge.passes(sampled.images, sampled.prompts))
 
 
+def captions_told_apart(folder: Path, sprites: Sprite, scenes: int = 200) -> dict[str, float]:
+    """Share of fresh renders whose right caption wins over one wrong in a single thing.
+
+    Arguments:
+        folder: Of the dual encoder; its own tokenizer and words are used.
+        sprites: The art.
+        scenes: How many of each kind.
+
+    Returns:
+        By what the other caption is wrong about: "sides", "numbers", "colours", "objects".
+    """
+    model, _ = load_scorer(folder)
+    words = json.loads((folder / "card.json").read_text(encoding="utf-8"))["words"]
+    tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
+    found = retrieval(model, sprites, tokenize=tokenize, known=set(words), scenes=scenes)
+    return {
+        name: float(np.mean([share for key, share in found.items() if key.endswith(ends)]))
+        for name, ends in _WRONG_IN.items()
+    }
+
+
 def _by_kind(prompts: Sequence[str], verdicts: Sequence[bool]) -> dict[str, float]:
     hits: dict[str, list[bool]] = {}
     for prompt, verdict in zip(prompts, verdicts, strict=True):
@@ -146,7 +176,11 @@ def measure(emoji: Path, clip: Path, sprites: Sprite, n: int = 150) -> dict[str,
         for g, pictures in drawn.items()
     }
     best = max(found, key=lambda g: found[g]["passed by emoji-judge"]["all"])
-    splits = {split: retrieval(model, sprites, split=split) for split in ("all", "held_out")}
+    tokenize = open_clip.get_tokenizer(f"local-dir:{clip}")
+    splits = {
+        split: retrieval(model, sprites, tokenize=tokenize, split=split)
+        for split in ("all", "held_out")
+    }
     calibration = {"mean": found[best]["mean"], "sd": found[best]["sd"]}
     return {
         "emoji": {

@@ -5,10 +5,20 @@ from dataclasses import replace
 import numpy as np
 
 from fkdiff.zoo.scenes import Scene, Thing, caption
-from fkdiff.zoo.words import BACKGROUNDS, COLOURS, NUMBERS, OBJECTS, RELATIONS
+from fkdiff.zoo.words import (
+    BACKGROUNDS,
+    BETWEEN,
+    COLOURS,
+    NUMBERS,
+    OBJECTS,
+    RELATIONS,
+    SIZES,
+)
 
 __all__ = ["hard_negatives", "wrong_captions"]
 
+# What a caption of some kinds alone can be wrong about.
+_SPECIAL = ("side", "count", "binding", "colour", "middle", "size", "swap")
 _OPPOSITE = dict(zip(RELATIONS, (*RELATIONS[1::-1], *RELATIONS[:1:-1]), strict=True))
 
 
@@ -28,12 +38,13 @@ def _objects(scene: Scene, rng: np.random.Generator) -> dict[str, Scene]:
         return {"object": replace(scene, things=(Thing(str(rng.choice(list(OBJECTS)))),))}
     index = int(rng.integers(len(scene.things)))
     names = {thing.name for thing in scene.things}
+    sized = any(thing.size for thing in scene.things)
     thing = scene.things[index]
     wrong = {"object": _swap(scene, index, replace(thing, name=_other(rng, list(OBJECTS), names)))}
-    if len(scene.things) < 4 and scene.relation is None and scene.count == 1:
+    if len(scene.things) < 6 and not sized and scene.relation is None and scene.count == 1:
         extra = Thing(_other(rng, list(OBJECTS), names))
         wrong["more"] = replace(scene, things=(*scene.things, extra))
-    if len(scene.things) > 1 and scene.relation is None:
+    if len(scene.things) > 1 and scene.relation is None and scene.count == 1:
         wrong["less"] = replace(scene, things=scene.things[:index] + scene.things[index + 1 :])
     return wrong
 
@@ -54,6 +65,29 @@ def _colours(scene: Scene, rng: np.random.Generator) -> dict[str, Scene]:
     return wrong
 
 
+def _sizes(scene: Scene) -> dict[str, Scene]:
+    """Every size turned over."""
+    if not any(thing.size for thing in scene.things):
+        return {}
+    turned = dict(zip(SIZES, SIZES[::-1], strict=True))
+    things = tuple(replace(t, size=turned[t.size] if t.size else None) for t in scene.things)
+    return {"size": replace(scene, things=things)}
+
+
+def _order(scene: Scene, rng: np.random.Generator) -> dict[str, Scene]:
+    """Another side, another object in the middle."""
+    if scene.relation == BETWEEN:
+        first, second, third = scene.things
+        return {"middle": replace(scene, things=(second, first, third))}
+    if scene.relation not in _OPPOSITE:
+        return {}
+    other = {scene.relation, _OPPOSITE[scene.relation]}
+    return {
+        "side": replace(scene, relation=_OPPOSITE[scene.relation]),
+        "axis": replace(scene, relation=_other(rng, list(RELATIONS), other)),
+    }
+
+
 def wrong_captions(scene: Scene, rng: np.random.Generator) -> dict[str, str]:
     """One wrong caption for each thing that a caption of this kind can be wrong about.
 
@@ -65,13 +99,12 @@ def wrong_captions(scene: Scene, rng: np.random.Generator) -> dict[str, str]:
     ground = _other(rng, list(BACKGROUNDS), {scene.background})
     wrong = {"background": replace(scene, background=ground)}
     wrong |= _objects(scene, rng) | _colours(scene, rng)
-    if scene.relation is not None:
-        wrong["side"] = replace(scene, relation=_OPPOSITE[scene.relation])
-        other = {scene.relation, _OPPOSITE[scene.relation]}
-        wrong["axis"] = replace(scene, relation=_other(rng, list(RELATIONS), other))
+    wrong |= _order(scene, rng) | _sizes(scene)
     if scene.count > 1:
         numbers = [n for n in NUMBERS if n != scene.count]
         wrong["count"] = replace(scene, count=numbers[int(rng.integers(len(numbers)))])
+    if scene.count > 1 and len(scene.things) > 1:
+        wrong["swap"] = replace(scene, things=scene.things[::-1])
     return {what: caption(scene) for what, scene in wrong.items()}
 
 
@@ -83,7 +116,7 @@ def hard_negatives(scene: Scene, rng: np.random.Generator, n: int) -> list[str]:
     ['a cat below an owl on a red background']
     """
     wrong = wrong_captions(scene, rng)
-    special = [wrong.pop(what) for what in ("side", "count", "binding", "colour") if what in wrong]
+    special = [wrong.pop(what) for what in _SPECIAL if what in wrong]
     rest = list(wrong.values())
     ordered = [*special, *(rest[int(i)] for i in rng.permutation(len(rest)))]
     while len(ordered) < n:

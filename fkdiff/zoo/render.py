@@ -1,12 +1,14 @@
 """Draws scenes: where the sprites go, and their compositing over the background."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fkdiff.zoo.words import BACKGROUNDS
+from fkdiff.zoo.held_out import held_out_binding
+from fkdiff.zoo.words import BACKGROUNDS, BETWEEN, COLOURS, SAME
 
 if TYPE_CHECKING:
     from fkdiff.zoo.scenes import Scene
@@ -26,10 +28,13 @@ A sprite then has one latent pattern for each side, not sixteen, and is learnt i
 """
 
 # Number of sprites -> their side, cells. Few sides, since each has patterns of its own to learn.
-_SIDES = {1: 8, 2: 8, 3: 6, 4: 6, 5: 5}
+_SIDES = {1: 8, 2: 8, 3: 6, 4: 6, 5: 5, 6: 5}
+_SIZED = {"small": 4, "big": 10}
+_LINE = 5
+"""Side of each of three sprites in a row, cells."""
 # Number of sprites -> step of their places, cells. Two where there is room: the denoiser halves
 # its grid, so that it then sees one pattern for each side there too.
-_STEPS = {1: 2, 2: 2, 3: 2, 4: 2, 5: 1}
+_STEPS = {1: 2, 2: 2, 3: 2, 4: 2, 5: 1, 6: 1}
 _JITTER = 7.0
 """Standard deviation of the background colour, of 255."""
 
@@ -65,18 +70,55 @@ def _related(rng: np.random.Generator, relation: str, side: int) -> NDArray[np.i
     return corners if "the" in relation else corners[:, ::-1]
 
 
+def _row(rng: np.random.Generator) -> NDArray[np.int64]:
+    """Corners (3, 2) as (x, y) of three squares in a row or column, the first in the middle."""
+    room = SIZE // CELL - _LINE
+    middle = rng.integers(_LINE, room - _LINE + 1)
+    ends = np.array([rng.integers(0, middle - _LINE + 1), rng.integers(middle + _LINE, room + 1)])
+    along = np.array([middle, *rng.permutation(ends)])
+    # The other axis hardly varies, so that it is a row.
+    across = np.clip(rng.integers(0, room + 1) + rng.integers(-1, 2, 3), 0, room)
+    corners = np.stack([along, across], 1)
+    return corners if rng.random() < 0.5 else corners[:, ::-1]
+
+
+def _sized(rng: np.random.Generator, sides: list[int]) -> NDArray[np.int64]:
+    """Corners (n, 2) as (x, y) of one or two squares of the given sides that don't overlap."""
+    while True:
+        corners = np.array([2 * rng.integers(0, (SIZE // CELL - s) // 2 + 1, 2) for s in sides])
+        first, last = corners[0], corners[-1]
+        free = (first + sides[0] <= last) | (last + sides[-1] <= first)
+        if len(sides) == 1 or free.any():
+            return corners
+
+
+def _colour_both(scene: "Scene", rng: np.random.Generator) -> tuple[Any, ...]:
+    """The things of a scene in one colour, one that training shows for each if there is one."""
+    colours = [colour for colour in COLOURS if colour != scene.background]
+    dressed = [tuple(replace(t, colour=c) for t in scene.things) for c in colours]
+    shown = [things for things in dressed if not any(map(held_out_binding, things))] or dressed
+    return shown[int(rng.integers(len(shown)))]
+
+
 def layout(scene: "Scene", rng: np.random.Generator) -> list[tuple[Any, int, int, int]]:
     """Where each sprite goes: (thing, side, x, y), pixels."""
-    things = scene.things * scene.count
+    things = scene.shown
     if not things:
         return []
-    side = _SIDES[len(things)]
-    if scene.relation is not None:
-        corners = CELL * _related(rng, scene.relation, side)
+    sides = [_SIDES[len(things)]] * len(things)
+    if scene.relation == BETWEEN:
+        sides, corners = [_LINE] * 3, _row(rng)
+    elif scene.relation == SAME:
+        things, corners = _colour_both(scene, rng), _spread(rng, 2, sides[0])
+    elif scene.relation is not None:
+        corners = _related(rng, scene.relation, sides[0])
+    elif any(thing.size for thing in things):
+        sides = [_SIZED.get(thing.size, sides[0]) for thing in things]
+        corners = _sized(rng, sides)
     else:
-        corners = CELL * _spread(rng, len(things), side)
-    spots = zip(things, corners.tolist(), strict=True)
-    return [(thing, CELL * side, x, y) for thing, (x, y) in spots]
+        corners = _spread(rng, len(things), sides[0])
+    spots = zip(things, sides, (CELL * corners).tolist(), strict=True)
+    return [(thing, CELL * side, x, y) for thing, side, (x, y) in spots]
 
 
 def render(scene: "Scene", sprites: Sprite, rng: np.random.Generator) -> NDArray[np.uint8]:

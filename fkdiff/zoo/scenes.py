@@ -4,21 +4,24 @@ Some pairs of objects and some colourings never occur in training, by a fixed ru
 composition can be tested: `held_out_pair`, `held_out_binding`.
 """
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from fkdiff.zoo.held_out import held_out_binding, held_out_pair
 from fkdiff.zoo.render import Sprite, render
 from fkdiff.zoo.words import (
     BACKGROUNDS,
+    BETWEEN,
     BINDABLE,
     COLOURS,
     NUMBERS,
     OBJECTS,
     RELATIONS,
+    SAME,
+    SIZES,
     known_words,
     plural,
     unknown_words,
@@ -27,6 +30,7 @@ from fkdiff.zoo.words import (
 
 __all__ = [
     "KINDS",
+    "NEVER_HELD_OUT",
     "Scene",
     "Sprite",
     "Thing",
@@ -45,36 +49,51 @@ Split = Literal["train", "held_out", "all"]
 # Share of each kind in training: what a word looks like is learnt from scenes of one and two.
 KINDS: dict[str, float] = {
     "background": 0.02,
-    "single": 0.18,
-    "pair": 0.26,
-    "three": 0.10,
+    "single": 0.12,
+    "pair": 0.15,
+    "three": 0.08,
     "four": 0.08,
-    "relation": 0.14,
-    "count": 0.11,
-    "binding": 0.11,
+    "relation": 0.12,
+    "count": 0.09,
+    "binding": 0.10,
+    "five": 0.04,
+    "six": 0.04,
+    "between": 0.04,
+    "same": 0.03,
+    "size": 0.05,
+    "mixed": 0.04,
 }
+NEVER_HELD_OUT = ("background", "single", "count")
+"""Kinds of one thing in its own colours, of which training shows everything."""
+_OBJECTS_OF = {"background": 0, "single": 1, "pair": 2, "three": 3, "four": 4, "five": 5, "six": 6}
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One object, in its own colours or recoloured."""
+    """One object, in its own colours or recoloured, of any size or a stated one."""
 
     name: str
     colour: str | None = None
+    size: str | None = None
 
     def __str__(self) -> str:
-        return self.name if self.colour is None else f"{self.colour} {self.name}"
+        return " ".join(word for word in (self.size, self.colour, self.name) if word)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows; `count` copies of the only thing in scenes of kind "count"."""
+    """What a picture shows: `count` copies of the first thing, one of each other."""
 
     kind: str
     things: tuple[Thing, ...]
     background: str
     relation: str | None = None
     count: int = 1
+
+    @property
+    def shown(self) -> tuple[Thing, ...]:
+        """Every object, copies included."""
+        return self.things[:1] * self.count + self.things[1:]
 
     @property
     def caption(self) -> str:
@@ -89,35 +108,28 @@ def caption(scene: Scene) -> str:
     'three buses on a green background'
     >>> caption(Scene("relation", (Thing("cat"), Thing("owl")), "red", "above"))
     'a cat above an owl on a red background'
+    >>> caption(Scene("mixed", (Thing("cat"), Thing("dog")), "red", count=2))
+    'two cats and a dog on a red background'
+    >>> caption(Scene("same", (Thing("key"), Thing("car")), "red", "of the same colour"))
+    'a key and a car of the same colour on a red background'
     """
     ground = f"{with_article(scene.background)} background"
     if not scene.things:
         return ground
     names = [with_article(str(thing)) for thing in scene.things]
     if scene.count > 1:
-        subject = f"{NUMBERS[scene.count]} {plural(scene.things[0].name)}"
+        names[0] = f"{NUMBERS[scene.count]} {plural(scene.things[0].name)}"
+    if scene.relation == SAME:
+        subject = f"{_listed(names)} {SAME}"
     elif scene.relation is not None:
-        subject = f"{names[0]} {scene.relation} {names[1]}"
-    elif len(names) > 1:
-        subject = f"{', '.join(names[:-1])} and {names[-1]}"
+        subject = f"{names[0]} {scene.relation} {_listed(names[1:])}"
     else:
-        subject = names[0]
+        subject = _listed(names)
     return f"{subject} on {ground}"
 
 
-def _one_in(key: str, n: int) -> bool:
-    # zlib.crc32 rather than hash(): the rule must not change from process to process.
-    return zlib.crc32(key.encode()) % n == 0
-
-
-def held_out_pair(first: str, second: str) -> bool:
-    """Whether two objects never share a training scene (one pair in ten, order ignored)."""
-    return _one_in("pair " + " ".join(sorted((first, second))), 10)
-
-
-def held_out_binding(thing: Thing) -> bool:
-    """Whether this colouring of this object never occurs in training (one in six)."""
-    return thing.colour is not None and _one_in(f"binding {thing}", 6)
+def _listed(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
 def is_held_out(scene: Scene) -> bool:
@@ -146,16 +158,38 @@ def _coloured(rng: np.random.Generator, background: str) -> tuple[Thing, ...]:
     )
 
 
+def _sized(rng: np.random.Generator) -> tuple[Thing, ...]:
+    """One object of a stated size, or one of each."""
+    things = _things(rng, 1 if rng.random() < 0.3 else 2)
+    sizes = rng.permutation(SIZES)
+    return tuple(
+        Thing(thing.name, size=str(size)) for thing, size in zip(things, sizes, strict=False)
+    )
+
+
+def _same(rng: np.random.Generator, background: str) -> Scene:
+    """Two objects of one colour, which one isn't said."""
+    names = [str(name) for name in rng.choice(BINDABLE, 2, replace=False)]
+    return Scene("same", tuple(map(Thing, names)), background, SAME)
+
+
 def _draw(rng: np.random.Generator, kind: str) -> Scene:
     background = str(rng.choice(list(BACKGROUNDS)))
+    if kind == "between":
+        return Scene(kind, _things(rng, 3), background, BETWEEN)
+    if kind == "same":
+        return _same(rng, background)
+    if kind == "size":
+        return Scene(kind, _sized(rng), background)
+    if kind == "mixed":
+        return Scene(kind, _things(rng, 2), background, count=int(rng.integers(2, 4)))
     if kind == "binding":
         return Scene(kind, _coloured(rng, background), background)
     if kind == "count":
         return Scene(kind, _things(rng, 1), background, count=int(rng.choice(list(NUMBERS))))
     if kind == "relation":
         return Scene(kind, _things(rng, 2), background, str(rng.choice(RELATIONS)))
-    sizes = {"background": 0, "single": 1, "pair": 2, "three": 3, "four": 4}
-    return Scene(kind, _things(rng, sizes[kind]), background)
+    return Scene(kind, _things(rng, _OBJECTS_OF[kind]), background)
 
 
 def _check(kind: str | None, split: str) -> None:
@@ -163,7 +197,7 @@ def _check(kind: str | None, split: str) -> None:
         raise ValueError(f"kind must be one of {sorted(KINDS)}, got {kind!r}")
     if split not in ("train", "held_out", "all"):
         raise ValueError(f'split must be "train", "held_out" or "all", got {split!r}')
-    if split == "held_out" and kind in ("background", "single", "count"):
+    if split == "held_out" and kind in NEVER_HELD_OUT:
         raise ValueError(
             f"kind must show two objects or a colouring in the held_out split, got {kind!r}; "
             'use split="all"'

@@ -1,6 +1,7 @@
 """Training recipes of the bundled models: `python -m fkdiff.zoo.train STAGE --out DIR`.
 
-The stages, in order: vae, latents, clip, judge, emoji, export, measure, sheet, card, emoji-rl.
+The stages, in order: vae, latents, clip, judge, emoji, vqa, export, measure, sheet, card,
+emoji-rl.
 Training resumes with --resume, and starts from the bundled weights with --warm; emoji-rl tunes the
 bundled emoji. Stage sheet draws pictures to be labelled by eye, and card tells anew how far the
 judge agrees with the labels. The stages that train also run under torchrun, each process with its
@@ -21,8 +22,12 @@ import torch.distributed as dist
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from fkdiff.zoo import card, prompts
+from fkdiff.zoo.answer_card import calibrate, export_answerer, stated_values, tune_prompts
+from fkdiff.zoo.answer_recipe import AnswerTask
+from fkdiff.zoo.answerer import Answerer
 from fkdiff.zoo.autoencoder import AutoencoderTask
 from fkdiff.zoo.cards import write_card
 from fkdiff.zoo.denoiser import DenoiserTask
@@ -38,24 +43,32 @@ from fkdiff.zoo.judge import load_judge
 from fkdiff.zoo.labels import agreement, draw_sheet
 from fkdiff.zoo.latents import LatentData, cache_latents
 from fkdiff.zoo.loop import Fit, Trainer
-from fkdiff.zoo.measure import PLACEHOLDERS, load_scorer, measure
+from fkdiff.zoo.measure import PLACEHOLDERS, load_scorer, measure, sample_prompts
 from fkdiff.zoo.policy_gradient import Policy, PolicyGradientTask, export_adapter
 from fkdiff.zoo.sprites import Sprites, fetch, load_art
 from fkdiff.zoo.verifier import JudgeTask, exact_share
+from fkdiff.zoo.vocabulary import build_tokenizer, carried_over
 
 __all__ = ["STAGES", "main"]
 
 ZOO = Path(__file__).parent
-BATCH = {"vae": 8, "emoji": 32, "clip": 64, "judge": 64}
+BATCH = {"vae": 8, "emoji": 32, "clip": 64, "judge": 64, "vqa": 64}
 BUNDLED = {
     "vae": ZOO / "emoji/vae/diffusion_pytorch_model.safetensors",
     "unet": ZOO / "emoji/unet/diffusion_pytorch_model.safetensors",
     "text_encoder": ZOO / "emoji/text_encoder/model.safetensors",
     "clip": ZOO / "emoji_clip/open_clip_model.safetensors",
     "judge": ZOO / "emoji_judge/model.safetensors",
+    "vqa": ZOO / "emoji_vqa/model.safetensors",
 }
 NAMES = {"emoji": "emoji", "clip": "emoji-clip"}
 PARTS = {"vae": "vae", "emoji": "unet", "clip": "clip", "judge": "judge"}
+
+
+def _fit(args: argparse.Namespace, batch: int, lr: float, **rest: Any) -> Fit:
+    """Settings of a run that sees `args.images` pictures, `batch` a step."""
+    where = {"device": args.device, "bf16": args.bf16, "seed": args.seed}
+    return Fit(args.images // batch, lr=args.lr or lr, **where, **rest)
 
 
 def _sprites(args: argparse.Namespace) -> Sprites:
@@ -68,7 +81,7 @@ def _run(trainer: Trainer, args: argparse.Namespace) -> None:
             {
                 f"{part}.{key}": value
                 for part in trainer.modules
-                for key, value in load_file(BUNDLED[part]).items()
+                for key, value in _bundled(part).items()
             }
         )
     if args.resume:
@@ -76,15 +89,20 @@ def _run(trainer: Trainer, args: argparse.Namespace) -> None:
     trainer.run()
 
 
+def _bundled(part: str) -> dict[str, Tensor]:
+    """The bundled weights of a module; words that it never saw get the mean embedding."""
+    weights = load_file(BUNDLED[part])
+    folder = {"text_encoder": ZOO / "emoji/tokenizer", "clip": ZOO / "emoji_clip"}.get(part)
+    if folder is not None:
+        old = CLIPTokenizer.from_pretrained(folder).get_vocab()
+        (key,) = (name for name in weights if "token_embedding" in name)
+        new = build_tokenizer().get_vocab()
+        weights[key] = carried_over(weights[key].float(), old, new)
+    return weights
+
+
 def _vae(args: argparse.Namespace) -> None:
-    fit = Fit(
-        args.images // BATCH["vae"],
-        lr=args.lr or 2e-3,
-        hold=0.5,
-        ema=0.999,
-        weight_decay=0.0,
-        seed=args.seed,
-    )
+    fit = _fit(args, BATCH["vae"], 2e-3, hold=0.5, ema=0.999, weight_decay=0.0)
     task = AutoencoderTask(_sprites(args), fit, args.out / "vae")
     if not args.resume:
         task.trainer.save()  # the encoder is final: `latents` and `emoji` needn't wait
@@ -98,28 +116,44 @@ def _latents(args: argparse.Namespace) -> None:
 
 def _emoji(args: argparse.Namespace) -> None:
     share = BATCH["emoji"] // (dist.get_world_size() if dist.is_initialized() else 1)
-    fit = Fit(
-        args.images // BATCH["emoji"], lr=args.lr or 6e-4, hold=0.6, ema=0.999, seed=args.seed
-    )
+    fit = _fit(args, BATCH["emoji"], 6e-4, hold=0.6, ema=0.999)
     data = LatentData.load(args.out / "latents")
     _run(DenoiserTask(data, fit, args.out / "emoji", batch=share).trainer, args)
 
 
 def _clip(args: argparse.Namespace) -> None:
-    fit = Fit(args.images // BATCH["clip"], lr=args.lr or 1e-3, hold=0.3, seed=args.seed)
+    fit = _fit(args, BATCH["clip"], 1e-3, hold=0.3)
     vae = load_autoencoder(args.out)
     _run(DualEncoderTask(_sprites(args), vae, fit, args.out / "clip").trainer, args)
 
 
 def _judge(args: argparse.Namespace) -> None:
-    rate = args.lr or 2e-3
-    fit = Fit(args.images // BATCH["judge"], rate, hold=0.3, ema=0.99, seed=args.seed)
+    fit = _fit(args, BATCH["judge"], 2e-3, hold=0.3, ema=0.99)
     sprites, vae = _sprites(args), load_autoencoder(args.out)
     before = card("emoji-judge")["images"] if args.warm else 0
     task = JudgeTask(sprites, vae, fit, args.out / "judge")
     _run(task.trainer, args)
     export_judge(args.out, ZOO / "emoji_judge")
     _judge_card(sprites, vae, args.seed, task.trainer.step * BATCH["judge"] + before)
+
+
+def _vqa(args: argparse.Namespace) -> None:
+    fit = _fit(args, BATCH["vqa"], 2e-3, hold=0.3, ema=0.998, weight_decay=0.02)
+    pipe: Any = StableDiffusionPipeline.from_pretrained(ZOO / "emoji")
+    pipe.unet.to(memory_format=torch.channels_last)
+    sprites = _sprites(args)
+    task = AnswerTask(sprites, pipe, fit, args.out / "vqa")
+    _run(task.trainer, args)
+    before = card("emoji-vqa")["images"] if args.warm else 0
+    task.trainer.modules.load_state_dict(task.trainer.averaged())
+    net = task.net.to("cpu").eval()
+    scales, quality = calibrate(net, sprites, pipe)
+    drawn = sample_prompts(ZOO / "emoji", tune_prompts(96), 3.0, steps=20)
+    stated = stated_values(Answerer(net, scales), drawn.images, drawn.prompts)
+    export_answerer(net, ZOO / "emoji_vqa")
+    facts = {"defaults": {}, "quality": quality, "calibration": {**stated, "clauses": scales}}
+    facts |= {"seed": args.seed, "images": task.trainer.step * BATCH["vqa"] + before}
+    write_card("emoji-vqa", ZOO / "emoji_vqa", facts)
 
 
 def _judge_card(sprites: Sprites, vae: AutoencoderTiny, seed: int, images: int) -> None:
@@ -216,6 +250,7 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], None], int]] = {
     "latents": (_latents, 50_000),
     "clip": (_clip, 100_000),
     "judge": (_judge, 60_000),
+    "vqa": (_vqa, 200_000),
     "emoji": (_emoji, 200_000),
     "export": (_export, 1),
     "measure": (_measure, 150),
@@ -234,6 +269,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--lr", type=float, help="peak learning rate; each stage has a default")
     parser.add_argument("--beta", type=float, default=0.5, help="strength of emoji-rl's KL")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="where to train: cpu, cuda, mps")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16 where it helps")
     parser.add_argument("--warm", action="store_true", help="start from the bundled weights")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     args = parser.parse_args(argv)

@@ -4,7 +4,7 @@ Nothing here is shared with `emoji-clip` but the art: other architecture, layout
 augmentations, so that what fools the reward need not fool the judge.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fkdiff.zoo.autoencoder import encode, pictures
-from fkdiff.zoo.judge import CLASSES, GRID, TINTS, Judge, JudgeNet, met
+from fkdiff.zoo.judge import CLASSES, GRID, SIDE, TINTS, Judge, JudgeNet, met
 from fkdiff.zoo.loop import Draws, Fit, Trainer
 from fkdiff.zoo.render import SIZE, Sprite, paint, render
 from fkdiff.zoo.scenes import KINDS, sample_scene
@@ -36,11 +36,12 @@ _EMPTY_WEIGHT = 0.3
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture (64, 64, 3) uint8 with the class and tint of each cell (8, 8) and its ground."""
+    """A picture (64, 64, 3) uint8; of each cell (8, 8) class, tint, side (0: none); its ground."""
 
     image: NDArray[np.uint8]
     classes: NDArray[np.int64]
     tints: NDArray[np.int64]
+    sides: NDArray[np.float32]
     ground: int
 
 
@@ -96,15 +97,16 @@ def _places(rng: np.random.Generator, n: int, side: int) -> list[tuple[int, int]
     return corners
 
 
-def _mark(drawn: Drawn, x: float, y: float, name: str, colour: str | None) -> None:
+def _mark(drawn: Drawn, x: float, y: float, piece: _Piece, side: int) -> None:
     """Labels the cell of a centre; its neighbours close to the centre may say either."""
     centres = _CELL * (np.arange(GRID) + 0.5)
     near = (np.abs(centres - x) < _CELL)[None, :] & (np.abs(centres - y) < _CELL)[:, None]
     drawn.classes[near & (drawn.classes == 0)] = _IGNORED
     row, column = (min(int(v // _CELL), GRID - 1) for v in (y, x))
-    drawn.classes[row, column] = CLASSES.index(name)
-    if name in BINDABLE:
-        drawn.tints[row, column] = TINTS.index(colour or "own")
+    drawn.classes[row, column] = CLASSES.index(piece.name)
+    drawn.sides[row, column] = side
+    if piece.name in BINDABLE:
+        drawn.tints[row, column] = TINTS.index(piece.colour or "own")
 
 
 def draw(sprites: Sprite, rng: np.random.Generator) -> Drawn:
@@ -117,6 +119,7 @@ def draw(sprites: Sprite, rng: np.random.Generator) -> Drawn:
         np.empty(0, np.uint8),
         np.zeros((GRID, GRID), np.int64),
         np.full((GRID, GRID), _IGNORED),
+        np.zeros((GRID, GRID), np.float32),
         ground,
     )
     pieces = []
@@ -126,11 +129,11 @@ def draw(sprites: Sprite, rng: np.random.Generator) -> Drawn:
             piece = _Piece("unclean", None, _unclean(sprites, rng, side))
         else:
             piece = _Piece(name, colour, sprites(name, colour, side))
-        _mark(drawn, x + side / 2, y + side / 2, piece.name, piece.colour)
+        _mark(drawn, x + side / 2, y + side / 2, piece, side)
         pieces.append((piece, side, x, y))
     arts = iter(piece.art for piece, *_ in pieces)
     image = paint(_GROUNDS[ground], pieces, lambda *_: next(arts), rng)
-    return Drawn(image, drawn.classes, drawn.tints, ground)
+    return replace(drawn, image=image)
 
 
 class JudgeTask:
@@ -148,13 +151,13 @@ class JudgeTask:
         self, sprites: Sprite, vae: AutoencoderTiny | None, fit: Fit, folder: Path, batch: int = 64
     ) -> None:
         torch.manual_seed(fit.seed)
-        self.sprites, self.batch = sprites, batch
+        self.sprites, self.batch, self.device = sprites, batch, fit.device
         self.vae: Any = vae
         self.net = JudgeNet()
         self.net.to(memory_format=torch.channels_last)
         weights = torch.ones(len(CLASSES))
         weights[0] = _EMPTY_WEIGHT
-        self.weights = weights
+        self.weights = weights.to(fit.device)
         self.trainer = Trainer(nn.ModuleDict({"judge": self.net}), self.loss, fit, folder)
 
     def _disturb(self, x: Tensor, draws: Draws) -> Tensor:
@@ -177,17 +180,28 @@ class JudgeTask:
         return torch.cat(views).clamp(-1, 1)
 
     def loss(self, step: int, draws: Draws) -> Tensor:
-        """Class of every cell, tint of coloured objects, ground of every picture."""
+        """Class of every cell, tint and side of its object, ground of every picture."""
         drawn = [draw(self.sprites, draws.rng) for _ in range(self.batch)]
         x = self._disturb(pictures([one.image for one in drawn]), draws)
-        kinds, tints, grounds = self.net(x.contiguous(memory_format=torch.channels_last))
-        classes = torch.from_numpy(np.stack([one.classes for one in drawn]))
-        tint = torch.from_numpy(np.stack([one.tints for one in drawn]))
-        ground = torch.tensor([one.ground for one in drawn])
+        x = x.to(self.device).contiguous(memory_format=torch.channels_last)
+        kinds, tints, sides, grounds = (part.float() for part in self.net(x))
+        classes, tint, side = (
+            torch.from_numpy(np.stack([getattr(one, part) for one in drawn])).to(self.device)
+            for part in ("classes", "tints", "sides")
+        )
+        ground = torch.tensor([one.ground for one in drawn], device=self.device)
         loss = F.cross_entropy(kinds, classes, self.weights) + F.cross_entropy(grounds, ground)
+        loss = loss + _side_error(sides, side)
         if (tint == _IGNORED).all():
             return loss
         return loss + 0.5 * F.cross_entropy(tints, tint)
+
+
+def _side_error(sides: Tensor, true: Tensor) -> Tensor:
+    """Mean squared error of the logarithms of sides where there is an object."""
+    known = true > 0
+    error = sides - (true.clamp(min=1) / SIDE).log()
+    return (error.square() * known).sum() / known.sum().clamp(min=1)
 
 
 @torch.inference_mode()

@@ -1,14 +1,17 @@
 """Recipe of the tokenizer: a byte-pair encoding in which every known word is one token."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import CLIPTokenizer
 
 from fkdiff.zoo.words import known_words
 
-__all__ = ["LENGTH", "build_tokenizer"]
+__all__ = ["LENGTH", "build_tokenizer", "carried_over"]
 
 LENGTH = 24
 """Tokens of a prompt, begin and end included."""
@@ -40,3 +43,19 @@ def build_tokenizer() -> CLIPTokenizer:
         table[special] = len(table)
     pairs: Any = [tuple(pair.split(" ")) for pair in merges]
     return CLIPTokenizer(vocab=table, merges=pairs, model_max_length=LENGTH)
+
+
+def carried_over(rows: Tensor, old: Mapping[str, int], new: Mapping[str, int]) -> Tensor:
+    """Embeddings for a larger vocabulary: each token's own, and the mean for a token that is new.
+
+    Arguments:
+        rows: (len(old), width).
+        old: Token -> row.
+        new: The same of the larger vocabulary.
+
+    >>> carried_over(torch.tensor([[1.0], [3.0]]), {"a": 0, "b": 1}, {"b": 0, "c": 1}).tolist()
+    [[3.0], [2.0]]
+    """
+    mean = rows.mean(0)
+    tokens = sorted(new, key=lambda token: new[token])
+    return torch.stack([rows[old[token]] if token in old else mean for token in tokens])

@@ -6,11 +6,14 @@ from functools import cache
 
 __all__ = [
     "BACKGROUNDS",
+    "BETWEEN",
     "BINDABLE",
     "COLOURS",
     "NUMBERS",
     "OBJECTS",
     "RELATIONS",
+    "SAME",
+    "SIZES",
     "known_words",
     "plural",
     "unknown_words",
@@ -91,6 +94,9 @@ BINDABLE: tuple[str, ...] = (
 )
 COLOURS: tuple[str, ...] = ("red", "yellow", "green", "blue", "purple", "pink")
 RELATIONS: tuple[str, ...] = ("to the left of", "to the right of", "above", "below")
+BETWEEN = "between"
+SAME = "of the same colour"
+SIZES: tuple[str, ...] = ("small", "big")
 NUMBERS: dict[int, str] = {2: "two", 3: "three", 4: "four", 5: "five"}
 
 _IRREGULAR = {"fish": "fish", "cactus": "cacti"}
@@ -128,7 +134,7 @@ def known_words() -> frozenset[str]:
     >>> "penguin" in known_words(), "zebra" in known_words()
     (True, False)
     """
-    phrases = " ".join(RELATIONS).split()
+    phrases = " ".join([*RELATIONS, BETWEEN, SAME, *SIZES]).split()
     nouns = [form for noun in OBJECTS for form in (noun, plural(noun))]
     return frozenset([*_GRAMMAR, *phrases, *nouns, *BACKGROUNDS, *COLOURS, *NUMBERS.values()])
 

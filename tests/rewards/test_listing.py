@@ -23,6 +23,7 @@ def test_every_reward_says_what_it_scores_and_needs(rows):
     assert told["brightness"] == ("pixels", "yes", "", "ready", True)
     assert told["jpeg-size"] == ("pixels", "no", "", "ready", True)
     assert told["emoji-clip"] == ("pixels", "yes", "bundled", "ready", True)
+    assert told["emoji-vqa"] == ("pixels", "yes", "bundled", "ready", True)
     assert told["loudness"] == ("audio", "yes", "", "ready", True)
     assert told["hpsv2"] == (
         *("pixels", "yes", "Hub xswu/HPSv2", f"{later} (Hub xswu/HPSv2)", False),

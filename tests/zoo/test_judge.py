@@ -68,6 +68,29 @@ def test_colours_belong_to_their_objects() -> None:
     assert not _met(text, replace(apple, colour="own"), car)
 
 
+def test_between_is_told_from_the_middle_alone() -> None:
+    text = "a cat between an owl and a bee on a red background"
+    ends = (Found("owl", "own", 1, 1), Found("bee", "own", 6, 6))
+    assert _met(text, replace(CAT, x=3, y=4), *ends)
+    assert not _met(text, replace(CAT, x=7, y=7), *ends)
+    assert not _met(text, replace(CAT, x=6, y=1), *ends)
+
+
+def test_sizes_and_one_colour_and_copies_beside_another() -> None:
+    text = "a big cat and a small owl on a red background"
+    big, small = replace(CAT, side=40.0), replace(OWL, side=16.0)
+    assert _met(text, big, small)
+    assert not _met(text, replace(CAT, side=16.0), replace(OWL, side=40.0))
+    text = "a key and a car of the same colour on a white background"
+    key, car = Found("key", "blue", 1, 1), Found("car", "blue", 6, 6)
+    assert _met(text, key, car, ground="white")
+    assert _met(text, replace(key, colour="red"), replace(car, colour="own"), ground="white")
+    assert not _met(text, key, replace(car, colour="own"), ground="white")
+    cats = [replace(CAT, x=x) for x in (0, 3)]
+    assert _met("two cats and an owl on a red background", *cats, OWL)
+    assert not _met("two cats and an owl on a red background", CAT, OWL, replace(OWL, y=6))
+
+
 def test_labels_lie_where_the_art_is(sprites: Sprites) -> None:
     rng = np.random.default_rng(0)
     seen = set()
@@ -89,12 +112,13 @@ def _net_that_sees(place: tuple[int, int], name: str) -> JudgeNet:
     """A net that answers the same to every picture: one object, nothing else."""
     net = JudgeNet()
 
-    def forward(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         kinds = torch.zeros(len(x), len(CLASSES), 8, 8)
         kinds[:, 0] = 5
         kinds[:, CLASSES.index(name), place[1], place[0]] = 9
         kinds[:, CLASSES.index("bee"), place[1], place[0] - 1] = 8
-        return kinds, torch.zeros(len(x), len(TINTS), 8, 8), torch.eye(10)[:1].repeat(len(x), 1)
+        tints, grounds = torch.zeros(len(x), len(TINTS), 8, 8), torch.eye(10)[:1]
+        return kinds, tints, torch.zeros(len(x), 8, 8), grounds.repeat(len(x), 1)
 
     net.forward = forward
     return net

@@ -33,7 +33,8 @@ def test_card_fields(name: str) -> None:
     assert fields | {"defaults"} <= set(card)
     assert card["name"] == name
     if name.startswith("emoji"):
-        assert card["images"] and set(card["words"]) == zoo.known_words()
+        # The scenes may have words that a model hasn't seen yet; its card lists what it has.
+        assert card["images"] and set(card["words"]) <= zoo.known_words()
         assert "MIT" in card["licence"]
     model = zoo.MODELS[name]
     assert model.summary

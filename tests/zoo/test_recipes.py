@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
+from fkdiff.zoo.answer_recipe import AnswerTask
 from fkdiff.zoo.autoencoder import AutoencoderTask, autoencoder, encode, pictures
 from fkdiff.zoo.denoiser import DenoiserTask, scheduler
 from fkdiff.zoo.dual_encoder import DualEncoderTask, retrieval
@@ -31,7 +32,7 @@ def _data() -> LatentData:
     return LatentData(latents, np.array(tokens), 1.0)
 
 
-@pytest.fixture(params=["vae", "emoji", "clip", "judge"])
+@pytest.fixture(params=["vae", "emoji", "clip", "judge", "vqa"])
 def make(request: pytest.FixtureRequest, sprites: Sprites) -> Make:
     """Builds the trainer of one stage at a tiny batch."""
     return {
@@ -39,6 +40,7 @@ def make(request: pytest.FixtureRequest, sprites: Sprites) -> Make:
         "emoji": lambda fit, out: DenoiserTask(_data(), fit, out, batch=4).trainer,
         "clip": lambda fit, out: DualEncoderTask(sprites, None, fit, out, batch=8).trainer,
         "judge": lambda fit, out: JudgeTask(sprites, None, fit, out, batch=8).trainer,
+        "vqa": lambda fit, out: AnswerTask(sprites, None, fit, out, batch=8).trainer,
     }[request.param]
 
 

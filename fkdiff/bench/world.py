@@ -1,0 +1,248 @@
+"""The bundled models against each other: does a reward know what the judge knows, and how early.
+
+Sixteen plain pictures of each prompt are drawn once and scored by every reward and by the judge;
+all that best-of-n would do is then an exact average over subsets of them.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fkdiff import zoo
+from fkdiff.bench.emoji_arms import (
+    distances,
+    emoji,
+    fetched_art,
+    judge,
+    models,
+    real_pictures,
+    share,
+)
+from fkdiff.bench.kept import Kept
+from fkdiff.terms import load_reward
+from fkdiff.zoo.judge import Judge
+from fkdiff.zoo.parse import parse
+
+__all__ = ["best_of", "draw_cloud", "run", "share_kept", "within"]
+
+REWARDS = {"clip": "emoji-clip", "vqa": "emoji-vqa"}
+LEVELS = (30, 50, 70)
+"""Shares of the run, per cent, after which denoised estimates are scored."""
+GUIDANCE = 3.0
+QUICK = (4, 4, 4)  # prompts, pictures of each, steps
+WHOLE = (96, 16, 20)
+_GROUPS = {"background": "one", "single": "one", "pair": "pair"}
+
+Scores = NDArray[np.float64]
+
+
+def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
+    """How the rewards of the zoo agree with its judge on what `emoji` draws.
+
+    Arguments:
+        quick: 4 prompts, 4 pictures of each and 4 steps instead of 96, 16 and 20.
+        seed: Of the pictures.
+        resume: File of finished prompts to go on from and to add to.
+
+    Returns:
+        `corr.R.judge`, correlation of reward R with the verdict within prompts; `kept.R.N`, share
+        of the judge's own gain that best-of-N by R keeps; `seen.R.P`, R2 within prompts of the
+        reward of the denoised estimate at P% of the run with the final reward; `pass_rate`,
+        `distance.plain` to real renders, `psnr` of the autoencoder, `clip`, the shares of right
+        captions preferred, and `agreement.eyes`.
+
+    Raises:
+        FileNotFoundError: If the weights of the judge or the art are missing.
+        BenchRefused: If the file holds prompts of other settings.
+    """
+    count, each, steps = QUICK if quick else WHOLE
+    prompts = _spread(zoo.prompts("eval"), count)
+    eyes, pipe = judge(), emoji()
+    rewards = {name: load_reward(spec) for name, spec in REWARDS.items()}
+    told = {"seed": seed, "prompts": count, "pictures": each, "steps": steps, "guidance": GUIDANCE}
+    kept = Kept(resume, told | models(*REWARDS.values()))
+    parts = [
+        kept.part(prompt, lambda i=i, p=prompt: _scored(pipe, eyes, rewards, p, seed + i, told))
+        for i, prompt in enumerate(prompts)
+    ]
+    features = torch.tensor([part["features"] for part in parts])
+    drawn = distances(features, eyes.features(real_pictures(prompts, seed)), seed)
+    found = kept.part("renders", lambda: _on_renders(pipe, prompts, seed, 4 if quick else 200))
+    return {
+        **agreement(prompts, parts, rewards),
+        "distance": {"plain": drawn},
+        **found,
+        "agreement": {"eyes": _eyes(eyes)},
+        **{k: told[k] for k in ("prompts", "pictures", "steps", "guidance")},
+    }
+
+
+def _spread(lines: Sequence[str], count: int) -> list[str]:
+    return [lines[i] for i in np.linspace(0, len(lines) - 1, count).astype(int)]
+
+
+@torch.inference_mode()
+def draw_cloud(
+    pipe: Any, prompt: str, count: int, steps: int, guidance: float, seed: int
+) -> dict[int, Tensor]:
+    """Plain stochastic samples of a prompt, and their denoised estimates on the way.
+
+    Arguments:
+        pipe: `emoji`.
+        prompt: What to draw.
+        count: Pictures.
+        steps: Steps of stochastic DDIM (eta 1).
+        guidance: Guidance scale.
+        seed: Of the noise.
+
+    Returns:
+        Per cent of the run -> pictures (count, 3, 64, 64) in [0, 1]; 100 are the samples.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    texts = pipe.encode_prompt(prompt, "cpu", count, True)
+    text = torch.cat(texts[1::-1])
+    x = torch.randn(count, 4, 16, 16, generator=generator)
+    pipe.scheduler.set_timesteps(steps)
+    found: dict[int, Tensor] = {}
+    for index, t in enumerate(pipe.scheduler.timesteps):
+        free, told = pipe.unet(torch.cat([x, x]), t, text).sample.chunk(2)
+        velocity = free + guidance * (told - free)
+        out = pipe.scheduler.step(velocity, t, x, eta=1.0, generator=generator)
+        x = out.prev_sample
+        for level in LEVELS:
+            if level not in found and 100 * (index + 1) >= level * steps:
+                found[level] = _decoded(pipe, out.pred_original_sample)
+    return {**found, 100: _decoded(pipe, x)}
+
+
+def _decoded(pipe: Any, latents: Tensor) -> Tensor:
+    pictures = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
+    return (pictures / 2 + 0.5).clamp(0, 1)
+
+
+def _scored(
+    pipe: Any, eyes: Judge, rewards: Mapping[str, Any], prompt: str, seed: int, told: Any
+) -> dict[str, Any]:
+    """Verdicts, features of the first picture, and each reward's values by level, of a prompt."""
+    count = told["pictures"]
+    drawn = draw_cloud(pipe, prompt, count, told["steps"], told["guidance"], seed)
+    with torch.inference_mode():
+        values = {
+            name: {
+                str(level): reward(images, [prompt] * count).tolist()
+                for level, images in drawn.items()
+            }
+            for name, reward in rewards.items()
+        }
+    return {
+        "passed": eyes.passes(drawn[100], [prompt] * count),
+        "features": eyes.features(drawn[100][:1])[0].tolist(),
+        "values": values,
+    }
+
+
+def agreement(
+    prompts: Sequence[str], parts: Sequence[Mapping[str, Any]], rewards: Sequence[str] | Any
+) -> dict[str, Any]:
+    """The fields that compare rewards and verdicts: `corr`, `kept`, `seen` and `pass_rate`."""
+    verdicts = np.array([part["passed"] for part in parts], float)
+    found: dict[str, Any] = {"corr": {}, "kept": {}, "seen": {}}
+    for name in rewards:
+        by_level = {
+            level: np.array([part["values"][name][str(level)] for part in parts])
+            for level in (*LEVELS, 100)
+        }
+        final = by_level.pop(100)
+        found["corr"][name] = {"judge": _bootstrapped(within, final, verdicts)}
+        found["seen"][name] = {
+            str(level): within(values, final) ** 2 for level, values in by_level.items()
+        }
+        found["kept"][name] = {
+            str(n): _bootstrapped(lambda s, v, n=n: share_kept(s, v, n), final, verdicts)
+            for n in (2, 4, 8)
+            if n < verdicts.shape[1]
+        }
+    groups: dict[str, list[bool]] = {}
+    for prompt, row in zip(prompts, verdicts, strict=True):
+        groups.setdefault(_GROUPS.get(parse(prompt).kind, "hard"), []).extend(row > 0)
+    found["pass_rate"] = {group: share(hits) for group, hits in groups.items()}
+    return found
+
+
+def within(first: Scores, second: Scores) -> float:
+    """Correlation of two tables (prompts, pictures) within prompts; NaN where one is constant.
+
+    >>> round(within(np.array([[0.0, 1.0], [5.0, 7.0]]), np.array([[0.0, 1.0], [0.0, 1.0]])), 3)
+    0.949
+    """
+    a, b = (x - x.mean(1, keepdims=True) for x in (first, second))
+    spread = math.sqrt((a * a).sum() * (b * b).sum())
+    return float((a * b).sum() / spread) if spread > 0 else math.nan
+
+
+def best_of(scores: Scores, verdicts: Scores, n: int) -> float:
+    """Expected verdict of the best scored of n pictures, over all subsets and all prompts.
+
+    Arguments:
+        scores: (prompts, pictures); of equal scores each is as likely to be taken.
+        verdicts: (prompts, pictures), 0 or 1.
+        n: At most the number of pictures.
+
+    >>> best_of(np.array([[1.0, 2.0, 3.0]]), np.array([[0.0, 0.0, 1.0]]), 2)
+    0.6666666666666666
+    """
+    total = scores.shape[1]
+    # The k-th smallest is the largest of a subset if the others are among the k - 1 below it.
+    chance = np.array([math.comb(k, n - 1) for k in range(total)]) / math.comb(total, n)
+    found = []
+    for row, verdict in zip(scores, verdicts, strict=True):
+        order = np.argsort(row, kind="stable")
+        _, tie = np.unique(row[order], return_inverse=True)
+        means = np.bincount(tie, verdict[order]) / np.bincount(tie)
+        found.append(float((chance * means[tie]).sum()))
+    return float(np.mean(found))
+
+
+def share_kept(scores: Scores, verdicts: Scores, n: int) -> float:
+    """Share of the judge's own gain by best-of-n over plain that another score keeps."""
+    plain = verdicts.mean()
+    gain = best_of(verdicts, verdicts, n) - plain
+    return float((best_of(scores, verdicts, n) - plain) / gain) if gain > 0 else math.nan
+
+
+def _bootstrapped(
+    statistic: Callable[[Scores, Scores], float], first: Scores, second: Scores
+) -> dict[str, float]:
+    """A statistic of two tables, and its standard error over prompts."""
+    rng, values = np.random.default_rng(0), []
+    for _ in range(200):
+        rows = rng.integers(0, len(first), len(first))
+        values.append(statistic(first[rows], second[rows]))
+    return {"mean": statistic(first, second), "se": float(np.nanstd(values))}
+
+
+def _on_renders(pipe: Any, prompts: Sequence[str], seed: int, scenes: int) -> dict[str, Any]:
+    """`psnr` of the autoencoder, and `clip`: what the dual encoder tells apart."""
+    from fkdiff.zoo.measure import captions_told_apart
+    from fkdiff.zoo.sprites import Sprites, load_art
+
+    x = 2 * real_pictures(prompts, seed) - 1
+    with torch.inference_mode():
+        error = (pipe.vae.decode(pipe.vae.encode(x).latents).sample.clamp(-1, 1) - x) / 2
+    sprites = Sprites(load_art(fetched_art()))
+    return {
+        "psnr": float(-10 * error.square().mean((1, 2, 3)).log10().mean()),
+        "clip": captions_told_apart(zoo.path("emoji-clip"), sprites, scenes),
+    }
+
+
+def _eyes(eyes: Judge) -> float:
+    from fkdiff.zoo.labels import agreement as compared
+
+    return compared(eyes, zoo.path("emoji-judge"))["agreement"]

@@ -1,0 +1,74 @@
+"""Is everything true that a caption says? The zoo's graded answer on scenes of emoji."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fkdiff import zoo
+from fkdiff.rewards.model_reward import ModelReward
+from fkdiff.rewards.weights import loading
+from fkdiff.terms.reward_function import RewardError
+
+__all__ = ["EmojiVQA"]
+
+_MEASURED = zoo.card("emoji-vqa")["calibration"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class EmojiVQA(ModelReward):
+    r"""Mean log-probability of what a caption says, clause by clause.
+
+    $$ r(x, y) = \frac{1}{m} \sum_{c=1}^m \log p(c \mid x) \le 0 $$
+
+    The m clauses of caption y: its background, the number of each object, its colour and size,
+    their sides, and that there is nothing else. A small network gives the probabilities; numbers
+    and places are soft, so that the gradient can move, remove and make objects. `mean` and `sd`
+    are those of plain samples of `emoji`.
+
+    Arguments:
+        device: Where to run, None for the device of the first images.
+        mean: Stated mean of the values.
+        sd: Stated standard deviation of the values, positive.
+        batch_size: Largest number of images scored at once.
+
+    Raises:
+        RewardError: When called: a prompt isn't a caption as `fkdiff.zoo.scenes` writes them.
+
+    References:
+        | Evaluating Text-to-Visual Generation with Image-to-Text Generation
+        | (Lin et al., 2024) | https://arxiv.org/abs/2404.01291
+        | Davidsonian Scene Graph (Cho et al., 2023) | https://arxiv.org/abs/2310.18235
+
+    Example:
+        >>> EmojiVQA().name
+        'emoji-vqa'
+    """
+
+    mean: float = _MEASURED["mean"]
+    sd: float = _MEASURED["sd"]
+    batch_size: int = 32
+
+    name = "emoji-vqa"
+    weights = ("zoo:emoji-vqa",)
+
+    def load(self) -> nn.Module:
+        """The bundled network."""
+        from fkdiff.zoo.answerer import load_answerer
+
+        with loading("emoji-vqa"):
+            return _Read(load_answerer(zoo.path("emoji-vqa")))
+
+
+class _Read(nn.Module):
+    """The network, with a reward's error for prompts that it can't read."""
+
+    def __init__(self, answerer: nn.Module) -> None:
+        super().__init__()
+        self.answerer = answerer
+
+    def forward(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        try:
+            return self.answerer(pixels, prompts)
+        except ValueError as error:
+            raise RewardError(f"reward 'emoji-vqa' can't read a prompt: {error}") from error

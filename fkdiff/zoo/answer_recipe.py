@@ -76,7 +76,7 @@ def _spoilt(sprites: Sprite, rng: np.random.Generator, side: int) -> NDArray[np.
         cover = (rng.random((4, 4)) < 0.5).astype(np.uint8) * 255
         smooth = Image.fromarray(cover).resize((side, side), Image.Resampling.BICUBIC)
         share = np.asarray(smooth, np.float32)[..., None] / np.float32(255)
-        return share * one + (1 - share) * two
+        return (share * one + (1 - share) * two).astype(np.float32)
     if how == 1:
         one[:, cut:] = 0 if rng.random() < 0.4 else two[:, cut:]
     else:

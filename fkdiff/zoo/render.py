@@ -113,7 +113,7 @@ def layout(scene: "Scene", rng: np.random.Generator) -> list[tuple[Any, int, int
     elif scene.relation is not None:
         corners = _related(rng, scene.relation, sides[0])
     elif any(thing.size for thing in things):
-        sides = [_SIZED.get(thing.size, sides[0]) for thing in things]
+        sides = [_SIZED.get(thing.size or "", sides[0]) for thing in things]
         corners = _sized(rng, sides)
     else:
         corners = _spread(rng, len(things), sides[0])

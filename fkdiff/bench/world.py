@@ -83,7 +83,7 @@ def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
     }
 
 
-def _spread(lines: Sequence[str], count: int) -> list[str]:
+def _spread(lines: list[str], count: int) -> list[str]:
     return [lines[i] for i in np.linspace(0, len(lines) - 1, count).astype(int).tolist()]
 
 

@@ -48,7 +48,7 @@ def sole_use(pipe: Any) -> Iterator[None]:
 
 @contextmanager
 def others_refused(pipe: Any) -> Iterator[None]:
-    """Refuse calls of a tapped pipeline and of its parts from other threads, inside `sole_use`.
+    """Refuse calls of a tapped pipeline and of its parts from other threads.
 
     Raises:
         TapError: In the thread that calls, before anything of the run is changed.
@@ -64,7 +64,9 @@ def others_refused(pipe: Any) -> Iterator[None]:
 
         return checked
 
+    before = _MINE.set(_MINE.get() | {held})
     with ExitStack() as stack:
+        stack.callback(_MINE.reset, before)
         for word, part in _parts(pipe):
             if word == "vae":
                 stack.enter_context(shadowed(part, decode=own(part.decode, word)))

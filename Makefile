@@ -2,11 +2,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help .venv demo test docs notebooks check format bench
+.PHONY: help .venv demo test mutants docs notebooks check format bench
 
 help:
 	@echo "make demo    the main job: plain and steered pictures, with a report in runs/demo"
 	@echo "make test    the whole test suite"
+	@echo "make mutants   break a line at a time and name the edits that no test notices (five minutes)"
 	@echo "make docs    the site, in site/index.html"
 	@echo "make notebooks   run the notebooks' text and write their pictures"
 	@echo "make check   ruff, basedpyright, import arrows"
@@ -32,6 +33,9 @@ demo: .venv
 
 test: .venv
 	$(THREADS) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --quiet
+
+mutants: .venv
+	$(THREADS) PYTHONPATH=. $(BIN)/python tests/mutants/run.py
 
 docs: .venv
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict

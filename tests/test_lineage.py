@@ -1,9 +1,12 @@
 """Who descends from whom: followed slot by slot, with several prompts and several resamplings."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from fkdiff import Grid, Resample, Tilt, as_reward, sample
+from fkdiff.report.facts import ranked
 from fkdiff.report.lineage import _generations, events
 from tests.report.clouds import invented
 
@@ -99,3 +102,23 @@ def test_states_of_terms_move_with_their_particles():
         exact = [followed(result.rows[:done], row) for row in range(size)]
         assert carried.tolist() == exact
     assert origin.seen[-1].tolist() != list(range(size))
+
+
+def test_the_report_tells_each_picture_of_its_own_ancestor(result):
+    chosen = [[4, 0], [1, 2], [3, 1]]
+    rows = ranked(replace(result, selected=torch.tensor(chosen)))
+    assert [row["prompt"] for row in rows] == [p for p in range(PROMPTS) for _ in range(PARTICLES)]
+    for row in rows:
+        assert row["ancestor"] == int(result.ancestors()[row["prompt"], row["slot"]])
+        assert row["returned"] == (row["slot"] in chosen[row["prompt"]])
+        assert row["weight"] == float(result.weights[row["prompt"], row["slot"]])
+    assert len({tuple(result.ancestors()[p].tolist()) for p in range(PROMPTS)}) == PROMPTS
+
+
+def test_means_are_weighted(result):
+    values = torch.arange(2.0 * PROMPTS * PARTICLES).reshape(PROMPTS, PARTICLES, 2)
+    for prompt, (found, log_w) in enumerate(zip(result.mean(values), result.log_w, strict=True)):
+        w = (log_w - log_w.max()).exp()
+        exact = (w[:, None] * values[prompt]).sum(0) / w.sum()
+        torch.testing.assert_close(found, exact.float())
+        assert not torch.allclose(found, values[prompt].mean(0))

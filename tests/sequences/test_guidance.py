@@ -9,6 +9,7 @@ from fkdiff.processes.streams import stream
 from fkdiff.sequences.guidance import StraightThrough, straight_through
 from fkdiff.sequences.loop import drawn_letters
 from fkdiff.sequences.sampling import sample_sequences
+from fkdiff.smc import Resample
 from fkdiff.terms import Anneal, Tilt, as_reward
 from tests.exact import assert_mean
 from tests.sequences.toy import PATH, PRIOR, SEQUENCES, K, net, numbers, prize, prizes
@@ -133,6 +134,24 @@ def of_eta(plain):
     """The law of the chain itself at each eta: with other noise another chain is run."""
     quiet = measures(cloud(prompts=9000, particles=1, steps=30, seed=1, eta=0.6))
     return {1.0: plain, 0.6: quiet}
+
+
+def test_copies_share_the_draws_behind_their_reward():
+    seen = []
+
+    class Watched(Tilt):
+        def log_twist(self, step, state):
+            twist, new = super().log_twist(step, state)
+            if not step.final and step.may_resample:
+                seen.append((twist, step.parents))
+            return twist, new
+
+    tilt = Watched(REWARD, scale=1.5, draws=3)
+    result = cloud(tilt, prompts=2, resample=Resample("multinomial", ess=None, window=(0, 1)))
+    own = torch.arange(result.log_w.numel())
+    for (_, parents), rows in zip(seen[1:], result.rows, strict=False):
+        assert torch.equal(parents, own if rows is None else rows)
+    assert sum(not torch.equal(parents, own) for _, parents in seen) > 5
 
 
 @pytest.mark.parametrize("eta", [1.0, 0.6])

@@ -70,3 +70,16 @@ def test_estimates_of_an_annealed_run_stay_near_the_data():
         shape=(2,), particles=200, seed=3, resample=Resample(ess=0.5),
     )  # fmt: skip
     assert float(max(seen)) < 6
+
+
+@pytest.mark.parametrize("mean", [1.5, -0.7])
+def test_the_control_makes_weights_of_gaussian_experts_constant(mean):
+    """To the discretisation error, and only about the experts' own mean."""
+    spread = []
+    for assumed in (mean, 0.0, -mean):
+        result = sample(
+            normal(mean), Grid.vp(60, prediction="score"), Anneal(2.0), Correct(mean=assumed),
+            shape=(3,), particles=200, seed=3, resample=None,
+        )  # fmt: skip
+        spread.append(float(result.log_w.std()))
+    assert 5 * spread[0] < spread[1] < spread[2]

@@ -80,3 +80,12 @@ def test_each_potential_is_its_formula(potential):
     twists = torch.stack([twist for *_, twist, _ in notes])
     torch.testing.assert_close(twists[:-1], POTENTIALS[potential](rho[:-1]).double())
     torch.testing.assert_close(twists[-1], rho[-1].double())
+
+
+def test_a_schedule_is_the_share_of_the_scale():
+    tilt, notes = recorded(lambda x: x[:, 0].sin(), schedule=lambda p: p**2, scale=1.5)
+    run(tilt, resample=Resample(ess=1e-9, window=(0, 1)))
+    for step, rewards, twist, _ in notes:
+        share = 1.0 if step.final else step.progress**2
+        assert 0 < step.progress <= 1
+        torch.testing.assert_close(twist, share * 1.5 * rewards.double())

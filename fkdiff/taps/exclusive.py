@@ -22,7 +22,7 @@ _MINE: ContextVar[frozenset[int]] = ContextVar("held by runs of this thread", de
 def sole_use(pipe: Any) -> Iterator[None]:
     """Hold a pipeline and what a tap changes of it while the block lasts.
 
-    Rewards of the run may call the pipeline: they run in its context.
+    Rewards of the run may call the pipeline, and steer it: they run in its context.
 
     Arguments:
         pipe: A pipeline.
@@ -32,6 +32,7 @@ def sole_use(pipe: Any) -> Iterator[None]:
     """
     name, parts = type(pipe).__name__, {id(part): word for word, part in _parts(pipe)}
     with _LOCK:
+        parts = {key: word for key, word in parts.items() if key not in _MINE.get()}
         for key, word in parts.items():
             if key in _HELD:
                 raise TapError(_refusal(word, _HELD[key]))

@@ -8,7 +8,6 @@ from diffusers import StableDiffusionPipeline
 
 from fkdiff import Tilt, as_reward, steer
 from fkdiff.taps import TapError
-from fkdiff.terms.reward import RewardError
 from fkdiff.terms.reward_time import within_seconds
 from tests.taps.setups import CALL, brightness, shared
 from tests.taps.test_token_pipelines import CALL as TOKEN_CALL
@@ -133,16 +132,6 @@ def test_a_reward_of_the_run_may_call_the_pipeline(sd, limit):
     found = drawn(sd, reward=reward)
     assert torch.equal(found.latents, drawn(sd).latents)
     assert seen and all(torch.equal(pictures, alone) for pictures in seen)
-
-
-def test_a_run_within_a_run_of_the_same_pipeline_is_refused(sd):
-    def score(pixels):
-        steering(sd.pipe)()
-        return pixels.flatten(1).mean(1)
-
-    with pytest.raises(RewardError, match="TapError: this pipeline is in a steered run"):
-        drawn(sd, reward=score)
-    drawn(sd)
 
 
 def test_two_pipelines_in_two_threads_draw_what_each_draws_alone(sd):

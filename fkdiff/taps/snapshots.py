@@ -1,9 +1,9 @@
 """A run's state after each step on disk, and a call of the pipeline that goes on from it.
 
-What each transition leaves for good goes to files beside the state that are written once, so that
-each save costs the same. A stock pipeline's loop can't be entered in the middle, so the call is
-made again: up to the saved step its network is answered with zeros, and then everything that the
-loop, the solver, the cloud and the random streams remember is put in place.
+What each transition leaves for good is appended to a file beside the state, so that a save costs
+the same at every step. A stock pipeline's loop can't be entered in the middle, so the call is made
+again: up to the saved step its network is answered with zeros, and then everything that the loop,
+the solver, the cloud and the random streams remember is put in place.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from fkdiff.taps.scheduler import Call
 from fkdiff.taps.snapshot_check import check_fit, check_state
 from fkdiff.taps.snapshot_file import SnapshotError, read_tree, write_tree
 from fkdiff.taps.snapshot_state import restore, state_of
-from fkdiff.taps.trace_chunks import TraceChunks, chunks_of
+from fkdiff.taps.trace_file import TraceFile
 
 __all__ = ["Keeper", "SnapshotError", "Snapshots", "held"]
 
@@ -93,7 +93,7 @@ class Snapshots:
         """
         for rank in range(processes):
             file = self.file_of(rank)
-            for path in (file, _next(file), *chunks_of(file)):
+            for path in (file, _next(file), _trace(file)):
                 path.unlink(missing_ok=True)
 
 
@@ -104,12 +104,12 @@ class _Saved:
     Arguments:
         tree: Its state.
         history: What each transition before it has left.
-        trace: The files of that, at the place where they go on.
+        trace: The file of that, at the place where it goes on.
     """
 
     tree: dict[str, Any]
     history: list[dict[str, Any]]
-    trace: TraceChunks
+    trace: TraceFile
 
 
 def held(keep: Snapshots | None, rank: int = 0) -> AbstractContextManager[object]:
@@ -146,7 +146,7 @@ class Keeper:
         self.shards, self.file = shards, place.file_of(shards.rank)
         self._templates: dict[str, Any] = {}
         self._began, self._spent, self._moved = time.perf_counter(), 0.0, 0
-        self._trace = TraceChunks(self.file)
+        self._trace = TraceFile(_trace(self.file))
         self._saved = None if place.fresh else self._found()
 
     def _found(self) -> "_Saved | None":
@@ -173,7 +173,7 @@ class Keeper:
         chosen = next(s for s in states if s.tree["moves"] == max(common))
         if chosen is unnamed:
             _next(self.file).replace(self.file)
-        else:
+        else:  # its trace will be written over
             _next(self.file).unlink(missing_ok=True)
         return chosen
 
@@ -182,7 +182,7 @@ class Keeper:
             return None
         tree, about = read_tree(file)
         self._check(about.get("settings"))
-        trace = TraceChunks(self.file)
+        trace = TraceFile(_trace(self.file))
         history = trace.read(tree.pop("trace", None))
         try:
             check_state(tree, history, self.shards)
@@ -266,6 +266,11 @@ class Keeper:
 def _next(file: Path) -> Path:
     """What becomes the snapshot once all processes have written theirs."""
     return file.with_stem(f"{file.stem}.next")
+
+
+def _trace(file: Path) -> Path:
+    """Where the transitions behind a snapshot are."""
+    return file.with_suffix(".trace")
 
 
 def _moves(saved: "_Saved | None", states: "Sequence[_Saved]") -> str:

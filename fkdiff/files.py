@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["clear_parts", "home_path", "lines_of", "naming", "text_of", "write_at", "write_whole"]
+__all__ = ["clear_parts", "home_path", "lines_of", "naming", "text_of", "write_whole"]
 
 _PART = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
 
@@ -52,26 +52,6 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         error.filename = str(path)
         raise
-
-
-def write_at(path: Path, place: int, data: bytes) -> None:
-    """Write bytes into a file from some place on, and wait until the disk has them.
-
-    Arguments:
-        path: The file; it and its folder are created if need be.
-        place: Bytes before it, which stay as they are.
-        data: What to write.
-
-    Raises:
-        OSError: If it can't be written, a full disk included.
-    """
-    with naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
-            file.seek(place)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
 
 
 def text_of(path: Path, most: int = 2**30) -> str:

@@ -152,30 +152,24 @@ class Run:
         return shown
 
     def state(self) -> dict[str, Any]:
-        """What the run remembers, for a snapshot, beside its `history`."""
+        """Everything that the run remembers, for a snapshot."""
         return {
             "log_w": self.log_w,
+            "lineage": list(self.cloud.lineage),
             "streams": [stream.get_state() for stream in self._streams],
             "states": [dict(state) for state in self._states],
             "twists": list(self._twists),
+            "trace": [dict(vars(entry)) for entry in self.trace],
         }
 
-    def history(self, since: int) -> list[dict[str, Any]]:
-        """What each transition from `since` on has left: parent rows and trace."""
-        moved = zip(self.cloud.lineage[since:], self.trace[since:], strict=True)
-        return [{"rows": rows, **vars(entry)} for rows, entry in moved]
-
-    def restore(self, saved: dict[str, Any], history: list[dict[str, Any]]) -> None:
-        """Go on from a `state` and the `history` before it."""
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from a `state`."""
         self.cloud.log_w = saved["log_w"].reshape(self.log_w.shape)
-        self.cloud.lineage = [entry["rows"] for entry in history]
+        self.cloud.lineage = list(saved["lineage"])
         for stream, state in zip(self._streams, saved["streams"], strict=True):
             stream.set_state(state)
         self._states, self._twists = list(saved["states"]), list(saved["twists"])
-        self.trace = [
-            Trace(**{name: value for name, value in entry.items() if name != "rows"})
-            for entry in history
-        ]
+        self.trace = [Trace(**entry) for entry in saved["trace"]]
 
     def _permute(self, rows: Tensor) -> None:
         self._states = [{k: v[rows] for k, v in state.items()} for state in self._states]

@@ -62,12 +62,6 @@ class Lab:
         """The snapshot."""
         return self.folder / "snapshot.safetensors"
 
-    @property
-    def held(self) -> bool:
-        """Whether the folder holds a snapshot with its trace, and nothing else."""
-        found = {path.name for path in self.folder.rglob("*.*")}
-        return found == {self.file.name, self.file.with_suffix(".trace").name}
-
     def draw(self, reward: Any = None, keep: bool = True, **more: Any) -> Any:
         """One run, kept in the folder; gives its record."""
         from fkdiff import Resample, Tilt, steer

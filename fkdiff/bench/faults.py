@@ -147,7 +147,7 @@ def _disk_full_at_a_snapshot(lab: Lab) -> bool:
         raising(OSError, "No space left") as seen,
     ):
         lab.draw()
-    return seen() and lab.held
+    return seen() and [path.name for path in lab.folder.iterdir()] == [lab.file.name]
 
 
 def _disk_full_at_the_report(lab: Lab) -> bool:
@@ -157,7 +157,7 @@ def _disk_full_at_the_report(lab: Lab) -> bool:
     result = lab.draw()
     with patch("os.fsync", full), raising(OSError, "No space left") as seen:
         result.save(lab.folder)
-    return seen() and lab.held
+    return seen() and [path.name for path in lab.folder.rglob("*.*")] == [lab.file.name]
 
 
 def _damaged(lab: Lab) -> bool:

@@ -244,6 +244,6 @@ def sde_step(x: Tensor, x0: Tensor, path: Gaussian, eta: float = 1.0) -> Kernel:
         raise ValueError(f"eta must be in [0, 1], got {eta}; 0 is the deterministic solver")
     variance = path.sigma**2 - (path.alpha / path.alpha_next * path.sigma_next) ** 2
     gamma = eta * path.sigma_next / path.sigma * math.sqrt(max(variance, 0.0))
-    # Written out, the noise estimate (x - alpha x0) / sigma needs no tensor of its own.
-    keep = math.sqrt(max(path.sigma_next**2 - gamma**2, 0.0)) / path.sigma
-    return Kernel(torch.add((path.alpha_next - keep * path.alpha) * x0, x, alpha=keep), gamma)
+    epsilon = predict_epsilon(x, x0, path.alpha, path.sigma)
+    keep = math.sqrt(max(path.sigma_next**2 - gamma**2, 0.0))
+    return Kernel(path.alpha_next * x0 + keep * epsilon, gamma)

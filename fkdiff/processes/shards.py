@@ -73,16 +73,6 @@ class Shards:
         """Rows of the run that are here, shape (n,), int64."""
         return self.rows_of(self.rank)
 
-    @cached_property
-    def everyone(self) -> Tensor:
-        """All rows of the run, shape (N,), int64."""
-        return torch.arange(self.prompts * self.particles)
-
-    @cached_property
-    def places(self) -> Tensor:
-        """Places of the rows here among themselves, shape (n,), int64."""
-        return torch.arange(len(self.rows))
-
     def rows_of(self, rank: int) -> Tensor:
         """Rows of the run that another process holds."""
         slots = self._slots(rank)
@@ -99,9 +89,9 @@ class Shards:
             size: Rows in each, None for all.
             rows: Some of the n rows here, all different; None for all.
         """
-        rows = self.places if rows is None else rows
-        if size is None or size >= len(self.rows) or not len(rows):
-            return [self.places[: len(rows)]] if len(rows) else []
+        rows = torch.arange(len(self.rows)) if rows is None else rows
+        if size is None or not len(rows):
+            return [torch.arange(len(rows))] if len(rows) else []
         k = len(self.slots)
         number = (rows % k * self.prompts + rows // k) // size
         return [(number == each).nonzero()[:, 0] for each in number.unique()]
@@ -135,9 +125,7 @@ class Shards:
 
     def local(self, rows: Tensor) -> Tensor:
         """Which of the n rows here are among some of the run, ascending."""
-        chosen = torch.zeros(self.prompts * self.particles, dtype=torch.bool)
-        chosen[rows] = True
-        return chosen[self.rows].nonzero()[:, 0]
+        return torch.isin(self.rows, rows).nonzero()[:, 0]
 
     def agree(self, values: Tensor, parents: Tensor) -> Tensor:
         """Whether each row of the run equals its parent's bit for bit, shape (N,), bool.
@@ -146,7 +134,7 @@ class Shards:
             values: Something of each row here, (n, *).
             parents: A row for each row of the run, (N,).
         """
-        if parents is self.everyone or torch.equal(parents, self.everyone):
+        if torch.equal(parents, torch.arange(len(parents))):
             return torch.ones(len(parents), dtype=torch.bool)
         if self.peers is None:
             return (values == values[parents.to(values.device)]).flatten(1).all(dim=1).cpu()
@@ -190,7 +178,7 @@ class Shards:
             wanted: Rows of the run, (W,).
         """
         if self.peers is None:
-            if values is None or torch.equal(wanted, self.everyone):
+            if values is None or torch.equal(wanted, torch.arange(len(values))):
                 return values
             return values[wanted.to(values.device)]
         kind = None if values is None else [list(values.shape[1:]), str(values.dtype)[6:]]
@@ -230,12 +218,10 @@ class Shards:
         Returns:
             A row for each row of the run, (N,), that the same process holds.
         """
-        stay = self.everyone.clone()
-        wanted = torch.zeros_like(stay, dtype=torch.bool)
-        wanted[chosen] = True
+        stay = torch.arange(self.prompts * self.particles)
         for rank in range(self.world):
             rows = self.rows_of(rank)
-            kept = wanted[rows]
+            kept = torch.isin(rows, chosen)
             stay[rows] = torch.where(kept, rows, rows[kept.int().argmax()])
         return stay
 

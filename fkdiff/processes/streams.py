@@ -1,4 +1,4 @@
-"""Random streams that don't depend on batching: one per (seed, prompt, slot or block of slots).
+"""Random streams that don't depend on batching: one per (seed, prompt, slot).
 
 A `Seed` is a number for all prompts, or one for each of them, whose streams are then those of the
 prompt drawn alone: the same in any company.
@@ -12,11 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Seed", "SlotNoise", "prompt_generators", "row_streams", "slot_generators", "stream"]
-
-BLOCK = 1024
-"""Numbers that one generator draws at once, at least: more are drawn a number faster, fewer are
-drawn for nothing where particles are few."""
+__all__ = ["RowNoise", "Seed", "prompt_generators", "row_streams", "slot_generators", "stream"]
 
 Seed: TypeAlias = int | Sequence[int]
 
@@ -65,55 +61,40 @@ def _origin(seed: Seed, prompt: int) -> tuple[int, int]:
     return (seed, prompt) if isinstance(seed, int) else (seed[prompt], 0)
 
 
-class SlotNoise:
-    """Draws standard normal noise of each slot, the same bits whichever process draws it.
+class RowNoise:
+    """Standard normal noise, row i from generator i, drawn some transitions ahead.
 
-    A generator a slot would cost microseconds and kilobytes for each small particle, so slots
-    next to each other share one: blocks of about `BLOCK` numbers, each with a stream of its own,
-    keyed by (seed, prompt, purpose, block). A draw takes the whole block, also where some of its
-    slots are elsewhere or don't exist. So a slot's noise depends neither on the number of slots
-    nor on which of them are here, and a slot of `BLOCK` numbers or more has its own generator.
+    Thousands of small rows would spend their time on calls of the generators. How far ahead
+    depends on a row's size alone, so that the bits don't depend on the number of rows.
 
     Arguments:
-        seed: One for all prompts or one for each.
-        prompts: P.
-        slots: Slots of each prompt that are here, k of them.
-        shape: Shape of the noise of one slot.
+        generators: N, one a row.
+        shape: Shape of a row.
         dtype: Type of the draws.
-        purpose: Keeps streams apart that one run draws from.
 
     Example:
-        >>> noise = SlotNoise(0, 1, range(3), (2,), torch.float64)
+        >>> noise = RowNoise(slot_generators(0, 1, 3), (2,), torch.float64)
         >>> first, second = noise.draw(), noise.draw()
         >>> first.shape, torch.equal(first, second)
         (torch.Size([3, 2]), False)
-        >>> torch.equal(first[1:], SlotNoise(0, 1, range(1, 3), (2,), torch.float64).draw())
-        True
     """
 
     def __init__(
         self,
-        seed: Seed,
-        prompts: int,
-        slots: range,
+        generators: Sequence[torch.Generator],
         shape: tuple[int, ...],
         dtype: torch.dtype = torch.float32,
-        purpose: str = "noise",
     ) -> None:
-        self._prompts, self._shape, self._dtype = prompts, shape, dtype
-        self._size = max(1, BLOCK // max(1, math.prod(shape)))
-        blocks = range(slots.start // self._size, -(-slots.stop // self._size))
-        start = blocks.start * self._size
-        self._here = slice(slots.start - start, slots.stop - start)
-        self._generators = [
-            stream(*_origin(seed, prompt), purpose, block)
-            for prompt in range(prompts)
-            for block in blocks
-        ]
+        self._generators, self._shape, self._dtype = generators, shape, dtype
+        self._ahead = max(1, min(64, 65536 // max(1, math.prod(shape))))
+        self._block = torch.empty(0)
+        self._used = self._ahead
 
     def draw(self) -> Tensor:
-        """Noise for one transition, shape (P k, *shape), prompt-major, on the CPU."""
-        drawn = torch.empty(len(self._generators), self._size, *self._shape, dtype=self._dtype)
-        for block, generator in zip(drawn.unbind(0), self._generators, strict=True):
-            block.normal_(generator=generator)
-        return drawn.view(self._prompts, -1, *self._shape)[:, self._here].flatten(0, 1)
+        """Noise for one transition, shape (N, *shape), on the CPU."""
+        if self._used == self._ahead:
+            shape = (self._ahead, *self._shape)
+            rows = [torch.randn(shape, generator=g, dtype=self._dtype) for g in self._generators]
+            self._block, self._used = torch.stack(rows, 1), 0
+        self._used += 1
+        return self._block[self._used - 1]

@@ -19,7 +19,7 @@ def ess(log_w: Tensor) -> Tensor:
         >>> ess(torch.tensor([[0.0, 0.0, -torch.inf, -torch.inf]]))
         tensor([2.])
     """
-    return log_w.softmax(1).square_().sum(1).reciprocal_()
+    return 1 / log_w.softmax(1).square().sum(1)
 
 
 def conditional_ess(log_w: Tensor, d: Tensor) -> Tensor:

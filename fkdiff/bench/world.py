@@ -228,7 +228,7 @@ def _bootstrapped(
 
 
 def _on_renders(pipe: Any, prompts: Sequence[str], seed: int, scenes: int) -> dict[str, Any]:
-    """`psnr` of the autoencoder, and `clip`: what the dual encoder tells apart."""
+    """Return the autoencoder's `psnr`, and as `clip` how often the right caption wins."""
     from fkdiff.zoo.measure import captions_told_apart
     from fkdiff.zoo.sprites import Sprites, load_art
 

@@ -47,9 +47,8 @@ def own_command(text: Any) -> tuple[str, frozenset[str]] | None:
     """
     if not (isinstance(text, str) and text.isprintable()):
         return None
-    bare = re.sub(
-        r"""'[^']*'|"'\"""", "", text
-    )  # what shlex.join quotes, and how it quotes quotes
+    # Without what shlex.join quotes, and how it quotes quotes.
+    bare = re.sub(r"""'[^']*'|"'\"""", "", text)
     try:
         words = shlex.split(text)
         if not re.fullmatch(r"[\w\s./~:=,+%@-]*", bare) or words[0] != "fkdiff":

@@ -56,7 +56,7 @@ def finish_line(folder: Path, request: Request) -> None:
 
 
 def result_of(folder: Path) -> dict[str, Any] | None:
-    """What `result.json` of a run tells; None if it is missing or damaged."""
+    """Return the content of a run's `result.json`; None if it is missing or damaged."""
     about = _read(folder / "result.json")
     try:
         dict(about["particles"][0]["rewards"])

@@ -116,7 +116,7 @@ def _mounted(page: gr.Blocks, runs: Runs) -> FastAPI:
 
 
 def _bound(host: str, port: int | None) -> socket.socket:
-    """A socket that listens: the port is known before anyone can be told of it."""
+    """Return a listening socket, whose port is known before the address is printed."""
     kind, *_, place = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
     ports = range(_FIRST_PORT, _FIRST_PORT + _PORTS) if port is None else (port,)
     for number in ports:

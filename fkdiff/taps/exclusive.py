@@ -22,7 +22,8 @@ _MINE: ContextVar[frozenset[int]] = ContextVar("held by runs of this thread", de
 def sole_use(pipe: Any) -> Iterator[None]:
     """Hold a pipeline and what a tap changes of it while the block lasts.
 
-    Rewards of the run may call the pipeline, and steer it: they run in its context.
+    Rewards of the run may call the pipeline, and steer it: they run in its context, where what
+    is held already may be held again.
 
     Arguments:
         pipe: A pipeline.
@@ -49,10 +50,11 @@ def sole_use(pipe: Any) -> Iterator[None]:
 
 @contextmanager
 def others_refused(pipe: Any) -> Iterator[None]:
-    """Refuse calls of a tapped pipeline and of its parts from other threads.
+    """Hold a pipeline, and refuse calls of it and of its parts from other threads.
 
     Raises:
-        TapError: In the thread that calls, before anything of the run is changed.
+        TapError: On entry as `sole_use`; later in the thread that calls, before anything of the
+            run is changed.
     """
     held = id(pipe)
 
@@ -65,9 +67,8 @@ def others_refused(pipe: Any) -> Iterator[None]:
 
         return checked
 
-    before = _MINE.set(_MINE.get() | {held})
     with ExitStack() as stack:
-        stack.callback(_MINE.reset, before)
+        stack.enter_context(sole_use(pipe))
         for word, part in _parts(pipe):
             if word == "vae":
                 stack.enter_context(shadowed(part, decode=own(part.decode, word)))

@@ -224,9 +224,8 @@ class PipelineTap:
         self._outputs = []
         chosen = self._on_transition(call, self._opening) if call.moved else None
         self._companions.turn(chosen)
-        if call.moved:
-            if self.keeper is not None:
-                self.keeper.keep(self, call)
+        if call.moved and self.keeper is not None:
+            self.keeper.keep(self, call)
 
     def _check_companion(self) -> None:
         what = f"{type(self.pipe).__name__} steps several latents by schedulers of their own"

@@ -173,10 +173,8 @@ class _Watch:
         _inject(a, self.generators)
         clock = self._clocks.setdefault(scheduler, _Clock())
         clock.start(scheduler, a["timestep"])
-        index, pair = (
-            getattr(scheduler, "step_index", None),
-            coefficients(scheduler, a["timestep"]),
-        )
+        index = getattr(scheduler, "step_index", None)
+        pair = coefficients(scheduler, a["timestep"])
         if self.before is not None and scheduler is self.first:
             self.before(scheduler, a, pair)
         raw = step(*bound.args, **bound.kwargs)

@@ -66,7 +66,7 @@ def rewards_of(terms: Iterable[Term]) -> list[Reward]:
 
 
 def check_names(rewards: Iterable[Reward]) -> None:
-    """Refuse two rewards of one name: the record tells them apart by it.
+    """Refuse two rewards of one name, under which results list their values.
 
     Raises:
         ValueError: If there are.

@@ -120,7 +120,7 @@ def test_no_code_of_a_line_is_run(fkdiff, here, model):
 
 @pytest.fixture
 def lines(fkdiff, here, model):
-    """The command on lines: its code, what it told, and when each line's folder was made."""
+    """Return a function that runs the command: exit code, output, times of the folders."""
 
     def run(*prompts):
         rows = [p if isinstance(p, dict) else {"prompt": p} for p in prompts]

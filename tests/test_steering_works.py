@@ -45,7 +45,7 @@ def shuffled(clip):
 
     def score(pixels, prompts):
         values = clip(pixels, prompts=prompts)
-        for prompt in set(prompts):
+        for prompt in dict.fromkeys(prompts):  # a set has another order in each process
             mine = torch.tensor([i for i, p in enumerate(prompts) if p == prompt])
             values[mine] = values[mine[torch.randperm(len(mine), generator=deal)]]
         return values

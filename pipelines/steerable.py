@@ -1,5 +1,6 @@
 """The class decorator behind the FK pipelines: a stock call that also takes terms."""
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Sequence
@@ -60,11 +61,13 @@ def steerable(cls: P) -> P:
 
 
 def saved_as_stock(base: Any) -> Callable[..., None]:
-    """A `save_pretrained` that writes the stock class's name: the folder loads anywhere."""
+    """A `save_pretrained` that writes what the stock class would: the folder loads anywhere."""
 
     @functools.wraps(base.save_pretrained)
     def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> None:
-        base(**self.components).save_pretrained(*args, **kwargs)
+        stock = copy.copy(self)  # with its whole config, of which components are a part
+        stock.__class__ = base
+        stock.save_pretrained(*args, **kwargs)
 
     return save_pretrained
 

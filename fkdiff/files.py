@@ -1,5 +1,6 @@
 """Files that are there whole or not at all."""
 
+import json
 import os
 import re
 import tempfile
@@ -7,7 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["clear_parts", "home_path", "lines_of", "naming", "text_of", "write_whole"]
+__all__ = [
+    "clear_parts",
+    "home_path",
+    "lines_of",
+    "naming",
+    "text_of",
+    "with_sorted_metadata",
+    "write_whole",
+]
 
 _PART = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
 
@@ -52,6 +61,30 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         error.filename = str(path)
         raise
+
+
+def with_sorted_metadata(data: bytes) -> bytes:
+    """The bytes of a safetensors file with its metadata in order: equal contents, equal bytes.
+
+    safetensors writes the metadata in the order of a hash table, another one in each file.
+
+    Arguments:
+        data: What `safetensors.torch.save` returns.
+
+    Example:
+        >>> import torch
+        >>> from safetensors.torch import load, save
+        >>> data = save({"x": torch.ones(2)}, {name: name for name in "edcba"})
+        >>> load(with_sorted_metadata(data))["x"].tolist()
+        [1.0, 1.0]
+    """
+    size = int.from_bytes(data[:8], "little")
+    head = json.loads(data[8 : 8 + size])
+    if "__metadata__" in head:
+        head["__metadata__"] = dict(sorted(head["__metadata__"].items()))
+    text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def text_of(path: Path, most: int = 2**30) -> str:

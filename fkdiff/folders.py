@@ -32,6 +32,11 @@ _KNOWN = {
 """Results by which a run is known, and what stands in them."""
 _LINE = re.compile(r"\d{5}(-[a-z0-9-]+)?|together-\d{5}")
 _PICTURE = re.compile(r"\d{4,}\.png")
+_STATE = re.compile(r"snapshot[\w.-]*|\.snapshot.*\.part")
+_OURS = re.compile(
+    r"snapshot\.safetensors|snapshot[\w.-]*\.[0-9a-f]{12}\.trace|\.snapshot.+\.[a-z0-9_]{8}\.part"
+)
+"""What a run that is killed at its first save leaves, whichever file it was writing."""
 _MOST = 2**26  # bytes of a file that is read to recognise a folder
 
 _held: ContextVar[frozenset[Path]] = ContextVar("folders that this thread holds")
@@ -183,9 +188,7 @@ def _is_unfinished(folder: Path) -> bool:
     names = os.listdir(folder)
     if names == ["training"]:
         return (folder / "training" / "state.safetensors").is_file()
-    return "snapshot.safetensors" in names and all(
-        re.fullmatch(r"snapshot[\w.-]*|\.snapshot.*\.part", name) for name in names
-    )
+    return any(map(_OURS.fullmatch, names)) and all(map(_STATE.fullmatch, names))
 
 
 def _holds_lines(folder: Path) -> bool:

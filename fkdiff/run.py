@@ -147,24 +147,30 @@ class Run:
         return shown
 
     def state(self) -> dict[str, Any]:
-        """Everything that the run remembers, for a snapshot."""
+        """What the run remembers, for a snapshot, beside its `history`."""
         return {
             "log_w": self.log_w,
-            "lineage": list(self.cloud.lineage),
             "streams": [stream.get_state() for stream in self._streams],
             "states": [dict(state) for state in self._states],
             "twists": list(self._twists),
-            "trace": [dict(vars(entry)) for entry in self.trace],
         }
 
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Go on from a `state`."""
+    def history(self, since: int) -> list[dict[str, Any]]:
+        """What each transition from `since` on has left: parent rows and trace."""
+        moved = zip(self.cloud.lineage[since:], self.trace[since:], strict=True)
+        return [{"rows": rows, **vars(entry)} for rows, entry in moved]
+
+    def restore(self, saved: dict[str, Any], history: list[dict[str, Any]]) -> None:
+        """Go on from a `state` and the `history` before it."""
         self.cloud.log_w = saved["log_w"].reshape(self.log_w.shape)
-        self.cloud.lineage = list(saved["lineage"])
+        self.cloud.lineage = [entry["rows"] for entry in history]
         for stream, state in zip(self._streams, saved["streams"], strict=True):
             stream.set_state(state)
         self._states, self._twists = list(saved["states"]), list(saved["twists"])
-        self.trace = [Trace(**entry) for entry in saved["trace"]]
+        self.trace = [
+            Trace(**{name: value for name, value in entry.items() if name != "rows"})
+            for entry in history
+        ]
 
     def _permute(self, rows: Tensor) -> None:
         self._states = [{k: v[rows] for k, v in state.items()} for state in self._states]

@@ -37,7 +37,7 @@ MAY = {
     "smc": set(),
     "processes": set(),
     "terms": {"smc", "processes"},
-    "taps": {"files", "folders", "processes", "terms"},
+    "taps": {"files", "folders", "processes", "terms", "result"},
     "result": {"terms"},
     "run": {"smc", "processes", "terms", "result"},
     "refusals": {"terms", "taps"},

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fkdiff.processes.peers import Peers
+from fkdiff.processes.row_bits import bits_of, by_row, marks_of, of_rows, picked_rows, rows_from
 
 __all__ = ["Shards", "agreed_seed"]
 
@@ -72,6 +73,11 @@ class Shards:
     def rows(self) -> Tensor:
         """Rows of the run that are here, shape (n,), int64."""
         return self.rows_of(self.rank)
+
+    @cached_property
+    def everyone(self) -> Tensor:
+        """All rows of the run, shape (N,), int64."""
+        return torch.arange(self.prompts * self.particles)
 
     def rows_of(self, rank: int) -> Tensor:
         """Rows of the run that another process holds."""
@@ -134,11 +140,11 @@ class Shards:
             values: Something of each row here, (n, *).
             parents: A row for each row of the run, (N,).
         """
-        if torch.equal(parents, torch.arange(len(parents))):
+        if torch.equal(parents, self.everyone):
             return torch.ones(len(parents), dtype=torch.bool)
         if self.peers is None:
             return (values == values[parents.to(values.device)]).flatten(1).all(dim=1).cpu()
-        marks = self.gather(_marks(values))
+        marks = self.gather(marks_of(values))
         return marks == marks[parents]
 
     def take(self, values: Sequence[Tensor], parents: Tensor) -> list[Tensor]:
@@ -154,11 +160,11 @@ class Shards:
         """
         n = len(self.rows)
         if self.peers is None:
-            return [_picked(value, parents, n) for value in values]
+            return [picked_rows(value, parents, n) for value in values]
         if not values:
             return []
         plan, place = self._planned(parents), values[0].device
-        packed = [_by_row(value, n).to(place) for value in values]
+        packed = [by_row(value, n).to(place) for value in values]
         rows, source = torch.cat(packed, 1), plan.source.to(place)
         size = rows.shape[1]
         heard = self.peers.swap(
@@ -167,7 +173,7 @@ class Shards:
         )
         new = [heard[rank].view(-1, size).to(place) for rank in plan.receive]
         parts = torch.cat([rows, *new])[source].split([part.shape[1] for part in packed], 1)
-        return [_of_rows(part, value) for part, value in zip(parts, values, strict=True)]
+        return [of_rows(part, value) for part, value in zip(parts, values, strict=True)]
 
     def share(self, values: Tensor | None, wanted: Tensor) -> Tensor | None:
         """Wanted rows of the run, shape (W, *), the same on all processes.
@@ -192,13 +198,13 @@ class Shards:
         others = [rank for rank in range(self.world) if rank != self.rank]
         size = like.numel() * like.element_size()
         heard = self.peers.swap(
-            {rank: _bytes(mine) for rank in others if len(mine)},
+            {rank: bits_of(mine) for rank in others if len(mine)},
             {rank: n * size for rank in others if (n := int((owner == rank).sum()))},
         )
         shared = like.expand(len(wanted), *like.shape[1:]).clone()
         shared[owner == self.rank] = mine
         for rank, data in heard.items():
-            shared[owner == rank] = _rows(data, like)
+            shared[owner == rank] = rows_from(data, like)
         return shared
 
     def alone(self, values: Tensor) -> Tensor:
@@ -218,7 +224,7 @@ class Shards:
         Returns:
             A row for each row of the run, (N,), that the same process holds.
         """
-        stay = torch.arange(self.prompts * self.particles)
+        stay = self.everyone.clone()
         for rank in range(self.world):
             rows = self.rows_of(rank)
             kept = torch.isin(rows, chosen)
@@ -242,7 +248,7 @@ class Shards:
     def _heard_at(self) -> Tensor:
         """Where the number of each row of the run is among those that all processes say."""
         assert self.peers is not None
-        owner, place = self._owner(torch.arange(self.prompts * self.particles))
+        owner, place = self._owner(self.everyone)
         return owner * self.peers.width + place
 
     def _owner(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -339,39 +345,3 @@ def _unit(prompts: int, micro_batch: int | None) -> int:
 def _units(prompts: int, particles: int, micro_batch: int | None) -> int:
     """Parts of a prompt's slots that whole micro-batches allow."""
     return -(-particles // _unit(prompts, micro_batch))
-
-
-def _marks(values: Tensor) -> Tensor:
-    """64 bits that tell rows (n, *) apart, shape (n,), int64."""
-    rows = _by_row(values, len(values)).cpu().numpy()
-    found = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
-    return torch.frombuffer(bytearray(found), dtype=torch.int64)
-
-
-def _picked(values: Tensor, parents: Tensor, n: int) -> Tensor:
-    """Rows that others continue where all are here: of each of the copies (c n, *)."""
-    wide = torch.cat([parents + start for start in range(0, len(values), n)])
-    return values[wide.to(values.device)]
-
-
-def _by_row(values: Tensor, n: int) -> Tensor:
-    """The bits of all copies of each row, shape (n, bytes), uint8, of values (c n, *)."""
-    rows = values.detach().reshape(len(values) // n, n, -1).transpose(0, 1)
-    return rows.reshape(n, -1).contiguous().view(torch.uint8)
-
-
-def _of_rows(bits: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `_by_row`, in the shape, type and place of `like`."""
-    n = len(bits)
-    rows = bits.to(like.device).contiguous().view(like.dtype).reshape(n, len(like) // n, -1)
-    return rows.transpose(0, 1).reshape(like.shape)
-
-
-def _bytes(values: Tensor) -> Tensor:
-    """The bits of a tensor, shape (bytes,), uint8, on the CPU."""
-    return values.detach().cpu().contiguous().flatten().view(torch.uint8)
-
-
-def _rows(data: Tensor, like: Tensor) -> Tensor:
-    """Bytes as rows of the shape and type of `like` (n, *)."""
-    return data.clone().view(like.dtype).reshape(-1, *like.shape[1:])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save as to_safetensors
 
+from fkdiff.files import with_sorted_metadata
 from fkdiff.folders import claimed, mark, pictures_of, unmark
 from fkdiff.report.beside import beside_png
 from fkdiff.report.facts import FORMAT, about_image, about_run, trace_rows
@@ -62,7 +63,8 @@ def _written(
     clear_pictures(folder, len(pictures), before)
     mark(folder, len(pictures))
     write_json(folder / "metrics.json", trace_rows(result))
-    write_file(folder / "result.safetensors", to_safetensors(tensors(result), _header(about)))
+    kept = to_safetensors(tensors(result), _header(about))
+    write_file(folder / "result.safetensors", with_sorted_metadata(kept))
     write_json(folder / "result.json", about)
     (folder / "beside.png").unlink(missing_ok=True)
     if plain is not None and has_pictures(plain) and has_pictures(result):

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fkdiff.files import with_sorted_metadata, write_whole
 from fkdiff.sequences.alphabet import Alphabet
 from fkdiff.terms.reward import as_reward
 from fkdiff.terms.reward_algebra import Composable
@@ -183,8 +184,7 @@ def save_guide(
     """
     about = {"kind": guide.kind, "alphabet": guide.alphabet, "mean": f"{mean}", "sd": f"{sd}"}
     tensors = {name: value.half().contiguous() for name, value in guide.state_dict().items()}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, file, metadata=about)
+    write_whole(file, with_sorted_metadata(save(tensors, about)))
 
 
 def load_guides(folder: str | Path) -> dict[str, Composable]:

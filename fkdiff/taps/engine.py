@@ -18,11 +18,15 @@ class Engine(Cloud, Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """Everything that it remembers, as tensors, numbers, lists and dictionaries."""
+        """What it remembers beside its `history`: tensors, numbers, lists and dictionaries."""
         ...
 
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Go on from a `state`."""
+    def history(self, since: int) -> list[dict[str, Any]]:
+        """What each transition from `since` on has left."""
+        ...
+
+    def restore(self, saved: dict[str, Any], history: list[dict[str, Any]]) -> None:
+        """Go on from a `state` and the `history` before it."""
         ...
 
     def status(self) -> dict[str, str]:

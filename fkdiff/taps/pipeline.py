@@ -36,6 +36,7 @@ from fkdiff.taps.shadowing import own_ranking_off, watched_progress
 from fkdiff.taps.snapshots import Keeper
 from fkdiff.taps.sources import Sources
 from fkdiff.taps.texts import texts_apart
+from fkdiff.taps.walks import continued
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.regions import regions_of
 from fkdiff.terms.step import Expert, Step
@@ -319,33 +320,8 @@ class PipelineTap:
             if self._samples.regions is not None:
                 self._samples.regions.permute(pick)
 
-        self.continued(walk, chosen)
+        continued(walk, chosen, self.shards)
 
     def _move(self, call: Call, chosen: Tensor) -> None:
         """Continue `chosen` rows in the step of another of the pipeline's schedulers."""
-        self.continued(lambda pick: permute_call(call, pick), chosen)
-
-    def continued(
-        self, walk: Callable[[Callable[[Tensor], Tensor]], None], chosen: Tensor
-    ) -> None:
-        """Put the rows that are continued in the places of what a walk comes by.
-
-        With other processes it goes twice: to see what there is, which then travels at once, and
-        to put it in place.
-
-        Arguments:
-            walk: Puts what a function makes of each tensor (c n, *) in its place.
-            chosen: A row for each row of the run, (N,).
-        """
-        if self.shards.world == 1:
-            walk(lambda value: self.shards.take([value], chosen)[0])
-            return
-        found: list[Tensor] = []
-
-        def seen(value: Tensor) -> Tensor:
-            found.append(value)
-            return value
-
-        walk(seen)
-        taken = iter(self.shards.take(found, chosen))
-        walk(lambda _: next(taken))
+        continued(lambda pick: permute_call(call, pick), chosen, self.shards)

@@ -7,16 +7,25 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from fkdiff.files import write_whole
+from fkdiff.files import with_sorted_metadata, write_whole
 from fkdiff.taps.coefficients import TapError
 
-__all__ = ["VERSION", "SnapshotError", "Tree", "fits", "read_tree", "write_tree"]
+__all__ = [
+    "VERSION",
+    "SnapshotError",
+    "Tree",
+    "fits",
+    "packed",
+    "read_tree",
+    "unpacked",
+    "write_tree",
+]
 
-VERSION = 1
+VERSION = 2
 _KIND = "fkdiff snapshot"
 _PLAIN = (bool, int, float, str)
 
@@ -53,10 +62,10 @@ def write_tree(path: Path, tree: Mapping[str, Tree], about: Mapping[str, Any]) -
         OSError: If the file can't be written; an older one stays as it is.
     """
     tensors: dict[str, Tensor] = {}
-    texts = {"tree": json.dumps(_packed(tree, tensors)), "about": json.dumps(dict(about))}
+    texts = {"tree": json.dumps(packed(tree, tensors)), "about": json.dumps(dict(about))}
     head = {"kind": _KIND, "version": str(VERSION), **texts}
     head["checksum"] = _checksum(texts, tensors)
-    write_whole(path, to_safetensors(tensors, head))
+    write_whole(path, with_sorted_metadata(to_safetensors(tensors, head)))
 
 
 def read_tree(path: Path) -> tuple[dict[str, Tree], dict[str, Any]]:
@@ -76,12 +85,12 @@ def read_tree(path: Path) -> tuple[dict[str, Tree], dict[str, Any]]:
         texts = {name: head[name] for name in ("tree", "about")}
         if head.get("checksum") != _checksum(texts, tensors):
             raise ValueError("its checksum is another")
-        tree, about = _unpacked(json.loads(texts["tree"]), tensors), json.loads(texts["about"])
+        tree, about = unpacked(json.loads(texts["tree"]), tensors), json.loads(texts["about"])
         if not (isinstance(tree, dict) and isinstance(about, dict)):
             raise ValueError("it holds no run")
-    except SnapshotError:
+    except (SnapshotError, OSError):
         raise
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except Exception as error:  # whatever strange bytes may bring about
         raise SnapshotError(
             f"{path} is damaged ({' '.join(str(error).split())}); delete it to start anew"
         ) from None
@@ -108,33 +117,34 @@ def _checksum(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-def _packed(tree: Tree, tensors: dict[str, Tensor]) -> Any:
-    """The tree with tensors named, for JSON; tensors are put into `tensors`."""
+def packed(tree: Tree, tensors: dict[str, Tensor]) -> Any:
+    """The tree with its tensors named, ready for JSON; the tensors are put into `tensors`."""
     if isinstance(tree, Tensor):
         name = f"{len(tensors):05d}"
         tensors[name] = tree.detach().cpu().contiguous().clone()
         return {"tensor": name}
     if isinstance(tree, Mapping):
-        return {"dict": {key: _packed(item, tensors) for key, item in tree.items()}}
+        return {"dict": {key: packed(item, tensors) for key, item in tree.items()}}
     if isinstance(tree, list):
-        return [_packed(item, tensors) for item in tree]
+        return [packed(item, tensors) for item in tree]
     if isinstance(tree, tuple):
-        return {"tuple": [_packed(item, tensors) for item in tree]}
+        return {"tuple": [packed(item, tensors) for item in tree]}
     if tree is not None and type(tree) not in _PLAIN:
         raise TypeError(f"a snapshot can't keep {type(tree).__name__}")
     return tree
 
 
-def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Tree:
+def unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Tree:
+    """The tree of what `packed` made."""
     if isinstance(value, list):
-        return [_unpacked(item, tensors) for item in value]
+        return [unpacked(item, tensors) for item in value]
     if isinstance(value, dict):
         ((kind, inner),) = value.items()
         if kind == "tensor":
             return tensors[inner]
         if kind == "tuple":
-            return tuple(_unpacked(item, tensors) for item in inner)
+            return tuple(unpacked(item, tensors) for item in inner)
         if kind == "dict":
-            return {key: _unpacked(item, tensors) for key, item in inner.items()}
+            return {key: unpacked(item, tensors) for key, item in inner.items()}
         raise ValueError(f"it holds a {kind!r}")
     return value

@@ -1,13 +1,15 @@
 """A run's state after each step on disk, and a call of the pipeline that goes on from it.
 
-A stock pipeline's loop can't be entered in the middle, so the call is made again: up to the saved
-step its network is answered with zeros, and then everything that the loop, the solver, the cloud
-and the random streams remember is put in place.
+What each transition leaves for good goes to files beside the state that are written once, so that
+each save costs the same. A stock pipeline's loop can't be entered in the middle, so the call is
+made again: up to the saved step its network is answered with zeros, and then everything that the
+loop, the solver, the cloud and the random streams remember is put in place.
 """
 
 import hashlib
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -22,10 +24,12 @@ from fkdiff.folders import claimed
 from fkdiff.processes.shards import Shards
 from fkdiff.taps.batching import sliced
 from fkdiff.taps.denoiser import NetworkCall
-from fkdiff.taps.guidance import Guidance
 from fkdiff.taps.outputs import blank
 from fkdiff.taps.scheduler import Call
-from fkdiff.taps.snapshot_file import SnapshotError, fits, read_tree, write_tree
+from fkdiff.taps.snapshot_check import check_fit, check_state
+from fkdiff.taps.snapshot_file import SnapshotError, read_tree, write_tree
+from fkdiff.taps.snapshot_state import restore, state_of
+from fkdiff.taps.trace_chunks import TraceChunks, chunks_of
 
 __all__ = ["Keeper", "SnapshotError", "Snapshots", "held"]
 
@@ -88,8 +92,24 @@ class Snapshots:
             processes: Those that shared the cloud; one of them deletes the files of all.
         """
         for rank in range(processes):
-            self.file_of(rank).unlink(missing_ok=True)
-            _next(self.file_of(rank)).unlink(missing_ok=True)
+            file = self.file_of(rank)
+            for path in (file, _next(file), *chunks_of(file)):
+                path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """A snapshot that can be used.
+
+    Arguments:
+        tree: Its state.
+        history: What each transition before it has left.
+        trace: The files of that, at the place where they go on.
+    """
+
+    tree: dict[str, Any]
+    history: list[dict[str, Any]]
+    trace: TraceChunks
 
 
 def held(keep: Snapshots | None, rank: int = 0) -> AbstractContextManager[object]:
@@ -125,31 +145,50 @@ class Keeper:
         self.place, self.settings = place, json.loads(json.dumps(_told(settings)))
         self.shards, self.file = shards, place.file_of(shards.rank)
         self._templates: dict[str, Any] = {}
+        self._began, self._spent, self._moved = time.perf_counter(), 0.0, 0
+        self._trace = TraceChunks(self.file)
         self._saved = None if place.fresh else self._found()
 
-    def _found(self) -> dict[str, Any] | None:
+    def _found(self) -> "_Saved | None":
         """The last state that all processes have."""
-        saved = self._read(self.file)
-        if self.shards.world == 1:
-            return saved
-        states = [s for s in (saved, self._read(_next(self.file))) if s is not None]
-        told = [json.loads(text) for text in self.shards.told(_moves(saved, states))]
+        named = self._read(self.file)
+        if self.shards.world > 1:
+            named = self._common(named, self._read(_next(self.file)))
+        if named is not None:
+            self._trace = named.trace
+        return named
+
+    def _common(self, named: "_Saved | None", unnamed: "_Saved | None") -> "_Saved | None":
+        """The last state that the processes have in common, which becomes the named one."""
+        states = [saved for saved in (named, unnamed) if saved is not None]
+        told = [json.loads(text) for text in self.shards.told(_moves(named, states))]
         common = set.intersection(*(set(each["states"]) for each in told))
-        if common:
-            return next(s for s in states if s["moves"] == max(common))
-        if any(each["named"] for each in told):
+        if not common and any(each["named"] for each in told):
             raise SnapshotError(
                 f"{self.file} and the files of the other processes are of different steps, or "
                 f"some are gone; delete them to start anew"
             )
-        return None
+        if not common:
+            return None
+        chosen = next(s for s in states if s.tree["moves"] == max(common))
+        if chosen is unnamed:
+            _next(self.file).replace(self.file)
+        else:
+            _next(self.file).unlink(missing_ok=True)
+        return chosen
 
-    def _read(self, file: Path) -> dict[str, Any] | None:
+    def _read(self, file: Path) -> "_Saved | None":
         if not file.is_file():
             return None
         tree, about = read_tree(file)
-        self._check(about.get("settings", {}))
-        return tree
+        self._check(about.get("settings"))
+        trace = TraceChunks(self.file)
+        history = trace.read(tree.pop("trace", None))
+        try:
+            check_state(tree, history, self.shards)
+        except ValueError as error:
+            raise SnapshotError(f"{file} holds no run: {error}; delete it to start anew") from None
+        return _Saved(tree, history, trace)
 
     @property
     def skipping(self) -> bool:
@@ -165,15 +204,19 @@ class Keeper:
     def skip(self, tap: Any, call: Call) -> None:
         """Let a step pass; at the saved one, put back what was."""
         assert self._saved is not None
-        if call.calls != self._saved.get("calls"):
+        tree = self._saved.tree
+        self._moved += call.moved
+        if call.calls != tree["calls"]:
             raise SnapshotError(f"{self.file} is of another run; choose another folder")
-        if call.position == self._saved["position"]:
+        if call.position == tree["position"]:
             try:
-                restore(tap, call, self._saved)
-            except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+                check_fit(tree, state_of(tap, call), self._moved)
+                restore(tap, call, tree, self._saved.history)
+            except (LookupError, TypeError, AttributeError, RuntimeError, ValueError) as error:
                 raise SnapshotError(
-                    f"{self.file} doesn't fit this run ({error!r}); delete it to start anew"
+                    f"{self.file} doesn't fit this run ({error}); delete it to start anew"
                 ) from error
+            self._spent = tap.cost.seconds["total"]
             self._saved = None
 
     def keep(self, tap: Any, call: Call) -> None:
@@ -186,14 +229,20 @@ class Keeper:
         if call.last or tap.index % self.place.every:
             return
         about = {"settings": self.settings, "note": dict(self.place.note)}
+        state = state_of(tap, call)
+        total = self._spent + time.perf_counter() - self._began
+        state["cost"]["seconds"] = {**tap.cost.seconds, "total": total}
+        state["trace"] = self._trace.append(tap.engine.history(self._trace.entries))
         if self.shards.world == 1:
-            write_tree(self.file, state_of(tap, call), about)
+            write_tree(self.file, state, about)
             return
-        write_tree(_next(self.file), state_of(tap, call), about)
+        write_tree(_next(self.file), state, about)
         self.shards.meet()
         _next(self.file).replace(self.file)
 
-    def _check(self, other: Mapping[str, Any]) -> None:
+    def _check(self, other: Any) -> None:
+        if not isinstance(other, dict):
+            raise SnapshotError(f"{self.file} tells no settings; delete it to start anew")
         mine, theirs = (
             {k: v for k, v in found.items() if k not in _REPLAYED}
             for found in (self.settings, other)
@@ -219,92 +268,9 @@ def _next(file: Path) -> Path:
     return file.with_stem(f"{file.stem}.next")
 
 
-def _moves(saved: Mapping[str, Any] | None, states: Sequence[Mapping[str, Any]]) -> str:
+def _moves(saved: "_Saved | None", states: "Sequence[_Saved]") -> str:
     """What a process tells the others of the states that it has."""
-    return json.dumps({"named": saved is not None, "states": [s["moves"] for s in states]})
-
-
-def state_of(tap: Any, call: Call) -> dict[str, Any]:
-    """Everything that a run of a `PipelineTap` remembers after a call of the scheduler."""
-    moves, batch = tap.moves, len(call.sample)
-    return {
-        "position": call.position,
-        "calls": call.calls,
-        "moves": tap.index,
-        "output": {
-            name: value
-            for name, value in call.output.items()
-            if isinstance(value, Tensor) and value.ndim and len(value) == batch
-        },
-        "scheduler": {name: v for name, v in vars(call.scheduler).items() if fits(v)},
-        "generators": [generator.get_state() for generator in tap.generators],
-        "parents": tap.parents,
-        "origin": tap.origin,
-        "replaced": tap.replaced,
-        "micro_batch": tap.micro_batch,
-        "pool": None if moves is None else _pool_state(moves.pool),
-        "engine": tap.engine.state(),
-        "cost": {name: value for name, value in vars(tap.cost).items() if fits(value)},
-    }
-
-
-def restore(tap: Any, call: Call, saved: dict[str, Any]) -> None:
-    """Put a `state_of` back into the tap, the scheduler and what its step returns."""
-    here = vars(call.scheduler)
-    for name, value in saved["scheduler"].items():
-        if name in here:  # a file can't give a scheduler what it doesn't have
-            here[name] = _placed(value, here[name], call.sample)
-    call.output.update(
-        {name: _placed(v, None, call.sample) for name, v in saved["output"].items()}
-    )
-    for generator, state in zip(tap.generators, saved["generators"], strict=True):
-        generator.set_state(state)
-    tap.index, tap.parents, tap.origin = saved["moves"], saved["parents"], saved["origin"]
-    tap.own.replaced = saved["replaced"]
-    tap.micro_batch = _less(tap.micro_batch, saved["micro_batch"])
-    tap.continued(tap.kept.permute, saved["origin"])
-    if tap.moves is not None:
-        _restore_pool(tap.moves.pool, saved["pool"], call.sample.device)
-    tap.engine.restore(saved["engine"])
-    for name, value in saved["cost"].items():
-        setattr(tap.cost, name, value)
-
-
-def _pool_state(pool: Any) -> dict[str, Any]:
-    guidance, maps = pool.guidance, None if pool.regions is None else pool.regions.maps
-    return {
-        "guidance": None if guidance is None else dict(vars(guidance)),
-        "shrink": pool.shrink,
-        "progress": pool.progress,
-        "maps": None if maps is None else maps.state(),
-    }
-
-
-def _restore_pool(pool: Any, saved: dict[str, Any], device: torch.device) -> None:
-    pool.guidance = None if saved["guidance"] is None else Guidance(**saved["guidance"])
-    pool.shrink, pool.progress = saved["shrink"], saved["progress"]
-    if saved["maps"] is not None:
-        pool.regions.maps.restore(saved["maps"], device)
-
-
-def _placed(value: Any, present: Any, like: Tensor) -> Any:
-    """A value with its tensors where the replayed run has them, or where the state is."""
-    if isinstance(value, Tensor):
-        if isinstance(present, Tensor):
-            return value.to(present.device)
-        return value.to(like.device) if value.ndim == like.ndim else value
-    if isinstance(value, list | tuple):
-        others = present if isinstance(present, list | tuple) else ()
-        padded = [*others, *[None] * len(value)]
-        return type(value)(
-            _placed(item, other, like) for item, other in zip(value, padded, strict=False)
-        )
-    return value
-
-
-def _less(asked: int | None, used: int | None) -> int | None:
-    """The smaller micro-batch: memory that ran out before would run out again."""
-    return min((size for size in (asked, used) if size is not None), default=None)
+    return json.dumps({"named": saved is not None, "states": [s.tree["moves"] for s in states]})
 
 
 def _told(value: Any) -> Any:

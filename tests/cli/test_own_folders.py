@@ -102,6 +102,24 @@ def test_a_run_is_replaced_and_what_was_put_beside_it_stays(fkdiff, here, comman
     assert (here / "run" / "images" / "0001.png").read_bytes() == MINE
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["snapshot.safetensors", ".snapshot.safetensors.k3_x09ab.part", "snapshot.0123456789ab.trace"],
+)
+def test_what_a_first_save_leaves_is_a_run_s(tmp_path, name):
+    """Whenever it is killed: before the state, before the trace beside it has its name."""
+    keep(tmp_path, (name,))
+    assert is_run(tmp_path)
+    keep(tmp_path, ("letter.txt",))
+    assert not is_run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["snapshot.trace", "snapshot.txt", ".snapshot.part"])
+def test_what_is_named_like_a_state_is_no_run_s(tmp_path, name):
+    keep(tmp_path, (name,))
+    assert not is_run(tmp_path)
+
+
 def test_links_are_not_followed_out_of_a_run(fkdiff, here, commands):
     words = (*commands["generate"], "run")
     before = keep(here / "elsewhere", ("0000.png", "0007.png", "report.html"))

@@ -1,6 +1,8 @@
 """A run that ends anywhere goes on from its last finished step, to the last bit."""
 
+import os
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from fkdiff import (
 from fkdiff.taps import TapError, snapshots, weights
 from fkdiff.taps.snapshot_file import fits, read_tree, write_tree
 from fkdiff.taps.snapshots import SnapshotError, Snapshots
+from fkdiff.taps.trace_chunks import TraceChunks, chunks_of
 from fkdiff.taps.weights import weights_mark
 from tests.taps.pools import nudged
 from tests.taps.scheduler_cases import CASES
@@ -40,12 +43,12 @@ class Killed(Exception):
 class Toy(ToyPipeline):
     """The toy loop with an output that can be steered from outside."""
 
-    def __call__(self, batch_size=1, num_inference_steps=6, generator=(), latents=None):
+    def __call__(self, batch_size=1, num_inference_steps=6, generator=(), latents=None) -> Any:
         out = super().__call__(batch_size, num_inference_steps, generator, latents)
         return ImagePipelineOutput(images=out.images)
 
 
-def killed_at(index):
+def killed_at(index) -> Any:
     """A term that ends the run during a transition; None never."""
 
     def action(step):
@@ -60,7 +63,7 @@ def steered(pipe, *terms, killed=None, keep=None, scale=30.0, **more):
     return steer(pipe, *terms, Tilt(BRIGHT, scale), killed_at(killed), **settings, keep=keep)
 
 
-def same(one, other):
+def same(one: Any, other: Any):
     """Whether two results agree in everything that isn't a time."""
     for name in ("latents", "log_w", "log_twist", "selected"):
         assert getattr(one, name).equal(getattr(other, name)), name
@@ -68,7 +71,7 @@ def same(one, other):
     assert one.samples is None or one.samples.equal(other.samples)
     assert one.complete and other.complete
     for a, b in zip(one.rows, other.rows, strict=True):
-        assert (a is None and b is None) or a.equal(b)
+        assert b is None if a is None else b is not None and a.equal(b)
     for a, b in zip(one.trace, other.trace, strict=True):
         assert (a.index, a.alpha, a.sigma) == (b.index, b.alpha, b.sigma)
         assert a.ess.equal(b.ess) and a.resampled.equal(b.resampled)
@@ -109,17 +112,17 @@ def test_every_solver_finds_its_history_again(case, tmp_path):
     assert same(whole.steering, rest.steering)
 
 
-ENGINE = ("log_w", "lineage", "streams", "states", "twists", "trace")
+ENGINE = ("log_w", "streams", "states", "twists")
 
 
-@pytest.mark.parametrize("part", ("scheduler", "generators", *ENGINE))
+@pytest.mark.parametrize("part", ("scheduler", "generators", "lineage", "trace", *ENGINE))
 def test_each_part_of_a_snapshot_is_needed(part, tmp_path, monkeypatch):
     """A comparison that nothing could fail would show nothing: each part is left out in turn."""
     case = next(c for c in chosen() if c.name == "SASolverScheduler")
     pipe = Toy(case.pipe().scheduler, case.step)
     usual = snapshots.restore
 
-    def forgetful(tap, call, saved):
+    def forgetful(tap, call, saved, history):
         own = {
             "scheduler": {n: v for n, v in vars(call.scheduler).items() if fits(v)},
             "generators": [torch.Generator().manual_seed(0).get_state()] * len(tap.generators),
@@ -128,7 +131,9 @@ def test_each_part_of_a_snapshot_is_needed(part, tmp_path, monkeypatch):
         if part in ENGINE:
             own["engine"] = {**saved["engine"], part: fresh[part]}
         place = "engine" if part in ENGINE else part
-        usual(tap, call, {**saved, place: own[place]})
+        pasts = {"trace": [], "lineage": [{**entry, "rows": None} for entry in history]}
+        left_out = {} if part in pasts else {place: own[place]}
+        usual(tap, call, {**saved, **left_out}, pasts.get(part, history))
 
     monkeypatch.setattr(snapshots, "restore", forgetful)
     terms = [Tilt(as_reward(lambda x: x.flatten(1).sum(1).sin(), inputs="latents"), 2.0, "max")]
@@ -138,7 +143,7 @@ def test_each_part_of_a_snapshot_is_needed(part, tmp_path, monkeypatch):
     whole, rest = goes_on(pipe, call, *terms, at=3, folder=tmp_path, **more)
     one, other = whole.steering, rest.steering
     noticed = {
-        "lineage": len(one.rows) != len(other.rows),
+        "lineage": [r is None for r in one.rows] != [r is None for r in other.rows],
         "trace": len(one.trace) != len(other.trace),
     }
     compared = ("latents", "log_w", "selected")
@@ -211,6 +216,7 @@ def test_killed_at_every_step_in_turn(tmp_path):
         again = steered(tiny.pipe, killed=at, keep=tmp_path)
         with pytest.raises(Killed):
             again(**call)
+        assert again.partial is not None
         assert [entry.index for entry in again.partial.trace] == list(range(at))
     rest = steered(tiny.pipe, keep=tmp_path)(**call)
     assert same(whole.steering, rest.steering)
@@ -224,7 +230,8 @@ def test_saves_as_often_as_asked(tmp_path):
     with pytest.raises(Killed):
         steered(pipe, killed=5, keep=place)(num_inference_steps=8)
     tree, about = read_tree(place.file)
-    assert (tree["position"], tree["moves"], len(tree["engine"]["trace"])) == (2, 3, 3)
+    assert (tree["position"], tree["moves"]) == (2, 3)
+    assert len(TraceChunks(place.file).read(tree["trace"])) == 3
     assert about["settings"]["seed"] == 5
     fresh = steered(pipe, keep=replace(place, fresh=True))
     fresh(num_inference_steps=8)
@@ -280,14 +287,15 @@ def test_other_weights_are_refused(tmp_path):
 @pytest.mark.parametrize("whole", (True, False))
 def test_a_mark_tells_weights_apart(whole, monkeypatch):
     monkeypatch.setattr(weights, "_WHOLE", 2**20 if whole else 0)
-    net = torch.nn.Sequential(torch.nn.Linear(40, 40), torch.nn.Linear(40, 40, bias=False))
-    mark, held = weights_mark([net, object()]), net[1].weight.detach().clone()
+    last = torch.nn.Linear(40, 40, bias=False)
+    net = torch.nn.Sequential(torch.nn.Linear(40, 40), last)
+    mark, held = weights_mark([net, object()]), last.weight.detach().clone()
     assert weights_mark([net, object()]) == mark != weights_mark([net, net])
     with torch.no_grad():
-        net[1].weight[0, 1] += 1  # between the numbers that are read of many
+        last.weight[0, 1] += 1  # between the numbers that are read of many
     assert (weights_mark([net, object()]) == mark) is not whole
     with torch.no_grad():
-        net[1].weight.copy_(1.001 * held)
+        last.weight.copy_(1.001 * held)
     assert weights_mark([net, object()]) != mark
     assert weights_mark([net.half(), object()]) != mark
 
@@ -307,7 +315,7 @@ DAMAGES = {
     "a bit": (lambda f: f.write_bytes(f.read_bytes()[:-1] + b"\x01"), "checksum"),
     "version": (
         lambda f: rewritten(f, lambda head, _: head.update(version="99")),
-        "version 99 of the format, this fkdiff reads 1",
+        "version 99 of the format, this fkdiff reads 2",
     ),
     "foreign": (lambda f: save_file({"a": torch.ones(1)}, f), "is no snapshot of fkdiff"),
     "settings": (
@@ -324,21 +332,6 @@ def test_damaged_and_foreign_files_are_refused(kept, damage):
     harm, told = DAMAGES[damage]
     harm(file)
     with pytest.raises(SnapshotError, match=told):
-        steered(pipe, keep=file.parent)(num_inference_steps=5)
-
-
-def test_a_snapshot_gives_a_scheduler_nothing_that_it_lacks(kept):
-    """Checksums bind no stranger: whatever a file says, it can only set what is there."""
-    pipe, file = kept
-    tree, about = read_tree(file)
-    tree["scheduler"]["step"] = 5
-    tree["scheduler"]["__class__"] = "evil"
-    write_tree(file, tree, about)
-    whole = steered(pipe)(num_inference_steps=5)
-    assert same(whole.steering, steered(pipe, keep=file.parent)(num_inference_steps=5).steering)
-    del tree["engine"]["log_w"]
-    write_tree(file, tree, about)
-    with pytest.raises(SnapshotError, match="doesn't fit this run"):
         steered(pipe, keep=file.parent)(num_inference_steps=5)
 
 
@@ -365,3 +358,63 @@ def test_a_full_disk_leaves_the_older_snapshot(kept, monkeypatch):
     monkeypatch.undo()
     whole = steered(pipe)(num_inference_steps=5)
     assert same(whole.steering, steered(pipe, keep=file.parent)(num_inference_steps=5).steering)
+
+
+def test_a_save_writes_as_much_at_every_step(tmp_path, monkeypatch):
+    """What earlier steps left stays on the disk as it is."""
+    written, usual = [], os.fsync
+
+    def counted(number):
+        written.append(os.fstat(number).st_size)
+        usual(number)
+
+    monkeypatch.setattr("fkdiff.files.os.fsync", counted)
+    pipe = Toy(shared("sd").pipe.scheduler.from_config({"clip_sample": False}))
+    steered(pipe, keep=tmp_path)(num_inference_steps=130)
+    assert len(chunks_of(Snapshots(tmp_path).file)) == 4
+    assert max(written[-40:]) < 1.1 * max(written[:40])
+
+
+@pytest.mark.parametrize(
+    "harm", (lambda f: f.unlink(), lambda f: f.write_bytes(f.read_bytes()[:-9]))
+)
+def test_a_trace_that_is_gone_or_cut_off_is_refused(harm, tmp_path):
+    pipe = Toy(shared("sd").pipe.scheduler.from_config({"clip_sample": False}))
+    with pytest.raises(Killed):
+        steered(pipe, killed=40, keep=tmp_path)(num_inference_steps=50)
+    harm(chunks_of(Snapshots(tmp_path).file)[0])
+    with pytest.raises(SnapshotError, match="doesn't exist|the checksum of .* is another"):
+        steered(pipe, keep=tmp_path)(num_inference_steps=50)
+
+
+@pytest.mark.parametrize("at", (31, 32, 33, 100))
+def test_a_long_run_goes_on(at, tmp_path):
+    """Over the ends of the files that hold its trace, also after an older run in the folder."""
+    pipe = Toy(shared("sd").pipe.scheduler.from_config({"clip_sample": False}))
+    with pytest.raises(Killed):  # what it leaves is of no use to the next one
+        steered(pipe, killed=70, keep=Snapshots(tmp_path), seed=9)(num_inference_steps=110)
+    call = {"num_inference_steps": 110}
+    whole = steered(pipe)(**call)
+    with pytest.raises(Killed):
+        steered(pipe, killed=at, keep=Snapshots(tmp_path, fresh=True))(**call)
+    rest = steered(pipe, keep=tmp_path)(**call)
+    assert same(whole.steering, rest.steering)
+    Snapshots(tmp_path).forget()
+    assert not list(tmp_path.iterdir())
+
+
+def test_time_goes_on_counting(tmp_path):
+    """A resumed run's total holds what was spent before, as its stages do."""
+    tiny = shared("sd")
+    call = {**tiny.call, "num_inference_steps": 4, "output_type": "latent"}
+    with pytest.raises(Killed):
+        steered(tiny.pipe, killed=2, keep=tmp_path)(**call)
+    tree, about = read_tree(Snapshots(tmp_path).file)
+    spent = tree["cost"]["seconds"]
+    assert spent["total"] >= spent["denoise"] > 0
+    spent |= {"total": 1000.0, "denoise": 900.0}
+    write_tree(Snapshots(tmp_path).file, tree, about)
+    with pytest.raises(Killed):  # it also goes on over a second stop
+        steered(tiny.pipe, killed=3, keep=tmp_path)(**call)
+    seconds = steered(tiny.pipe, keep=tmp_path)(**call).steering.cost.seconds
+    assert seconds["total"] > 1000 and 900 < seconds["denoise"] < seconds["total"]

@@ -6,17 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fkdiff.taps.coefficients import TapError
+from fkdiff.taps.per_prompt import PerPrompt
+from fkdiff.taps.preparing import drawn_images
 
 __all__ = ["Expanded", "expand", "seed_of"]
 
-_PER_PROMPT = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
-
-# These accept `num_videos_per_prompt` and then set it to 1, so their prompts are repeated; LTX
-# gives its autoencoder one decoding time a prompt, which fits no other number of rows.
-_REPEATING = ("CogVideoX", "Allegro", "AnimateDiff", "ConsisID", "LTX")
+_PER_PROMPT = (
+    "num_images_per_prompt",
+    "num_videos_per_prompt",
+    "num_waveforms_per_prompt",
+    "batch_size",
+)
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,14 @@ class Expanded:
         prompts: One string per prompt; class labels as strings, empty for unconditional models.
         wanted: Samples per prompt that the user asked for.
         key: Keyword that sets the number of samples a prompt, None if prompts are repeated.
+        inputs: The call by prompt, None where a pipeline draws tokens.
     """
 
     arguments: dict[str, Any]
     prompts: list[str]
     wanted: int
     key: str | None
+    inputs: PerPrompt | None = None
 
 
 def expand(
@@ -62,24 +65,25 @@ def expand(
     bound = {**_card_defaults(pipe), **signature.bind(pipe, *args, **kwargs).arguments}
     bound.pop("self", None)
     bound.update(bound.pop("kwargs", {}))
-    # Z-Image writes its template into the list of prompts, which is the user's.
-    given: dict[str, Any] = {k: v[:] if isinstance(v, list) else v for k, v in bound.items()}
-    names = _names(pipe, signature)
-    _check_state(pipe, given)
-    key = _count_key(pipe, names)
-    wanted = int(given.pop(key, 1) or 1) if key else 1
-    prompts = _prompts(given)
-    slots = range(particles) if slots is None else slots
-    if key:
-        given[key] = len(slots)
-    else:
-        _repeat(given, len(slots))
-    _check_latents(given, len(prompts) * particles)
+    bound.pop("generator", None)
+    _check_state(pipe, bound)
+    key = next((k for k in _PER_PROMPT if k in _names(pipe, signature)), None)
+    counted = int(bound.pop(key, 1) or 1) if key else 1
+    inputs = PerPrompt(
+        type(pipe).__name__,
+        bound,
+        key,
+        frozenset(n for n, p in signature.parameters.items() if p.annotation is str),
+        drawn_images(pipe),
+    )
+    slots, prompts = range(particles) if slots is None else slots, inputs.prompts
+    given = inputs.call(range(prompts), len(slots))
+    _check_latents(given, prompts * particles)
     if given.get("latents") is not None and len(slots) < particles:
-        rows = [p * particles + slot for p in range(len(prompts)) for slot in slots]
+        rows = [p * particles + slot for p in range(prompts) for slot in slots]
         given["latents"] = given["latents"][rows]
-    given.pop("generator", None)
-    return Expanded(given, prompts, wanted, key)
+    wanted = 1 if inputs.ignoring else counted
+    return Expanded(given, inputs.texts, wanted, key if inputs.counted else None, inputs)
 
 
 def _card_defaults(pipe: Any) -> dict[str, Any]:
@@ -106,41 +110,6 @@ def _check_state(pipe: Any, given: dict[str, Any]) -> None:
         )
     if given.get("state") is not None:
         raise TapError("state can't be continued for K particles; pass its inputs by name")
-
-
-def _count_key(pipe: Any, names: set[str]) -> str | None:
-    if type(pipe).__name__.startswith(_REPEATING) or "class_labels" in names:
-        return None
-    for key in _PER_PROMPT:
-        if key in names:
-            return key
-    return "batch_size" if "batch_size" in names else None
-
-
-def _prompts(given: dict[str, Any]) -> list[str]:
-    for name in ("prompt", "class_labels"):
-        value = given.get(name)
-        if isinstance(value, str):
-            return [value]
-        if value is not None:
-            return [str(v) for v in (value if isinstance(value, list) else [value])]
-    embeds = given.get("prompt_embeds")
-    return [""] * (len(embeds) if embeds is not None else 1)
-
-
-def _repeat(given: dict[str, Any], particles: int) -> None:
-    prompts = given.get("prompt")
-    if isinstance(prompts, str):
-        given["prompt"] = [prompts]
-    labels = given.get("class_labels")
-    if labels is not None and not isinstance(labels, list):
-        given["class_labels"] = [labels]
-    for name in ("prompt", "class_labels", "negative_prompt"):
-        if isinstance(given.get(name), list):
-            given[name] = [v for v in given[name] for _ in range(particles)]
-    for name in ("prompt_embeds", "negative_prompt_embeds"):
-        if isinstance(given.get(name), torch.Tensor):
-            given[name] = given[name].repeat_interleave(particles, dim=0)
 
 
 def _check_latents(given: dict[str, Any], rows: int) -> None:

@@ -28,6 +28,7 @@ from fkdiff.taps.own_steps import OwnSteps
 from fkdiff.taps.pool_moves import PoolMoves, opened_moves
 from fkdiff.taps.pool_step import PoolStep
 from fkdiff.taps.postprocess import sliced_postprocess
+from fkdiff.taps.preparing import prompts_apart
 from fkdiff.taps.regions import TappedRegions
 from fkdiff.taps.results import cut_pictures
 from fkdiff.taps.samples import Samples
@@ -35,7 +36,6 @@ from fkdiff.taps.scheduler import Call, Pair, path_between, permute_call, tapped
 from fkdiff.taps.shadowing import own_ranking_off, watched_progress
 from fkdiff.taps.snapshots import Keeper
 from fkdiff.taps.sources import Sources
-from fkdiff.taps.texts import texts_apart
 from fkdiff.taps.walks import continued
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.regions import regions_of
@@ -133,8 +133,7 @@ class PipelineTap:
             enter(tapped_denoiser(pipe, self.shards, self, self.cost, self._on_call))
             self._memory = enter(memoised_decode(pipe, self, self._samples.count))
             enter(sliced_postprocess(pipe, self))
-            if self.apart:
-                enter(texts_apart(pipe, len(self.expanded.prompts)))
+            enter(prompts_apart(pipe, self.expanded.inputs, self.generators, self.apart))
             enter(chunked_feeding(pipe, self.shards, self))
             enter(watched_progress(pipe, self._on_bar))
             enter(own_ranking_off(pipe))

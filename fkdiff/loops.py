@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from fkdiff.processes.shards import Shards
+from fkdiff.processes.streams import Seed
 from fkdiff.result import Result
 from fkdiff.run import SELECTS, Run
 from fkdiff.smc import Resample
@@ -29,7 +30,7 @@ def opened(
     resample: Resample | None,
     monitor: Sequence[Reward | Callable[..., object]],
     select: str | None,
-    seed: int | None,
+    seed: Seed | None,
     shards: Shards | None = None,
     *,
     provided: Collection[str],
@@ -44,7 +45,7 @@ def opened(
         resample: When and how to resample, None never.
         monitor: Rewards, or callables, that are only reported.
         select: "best", "sample" or "all"; None is "best" with Tilts, else "sample".
-        seed: Seed of every stream, None for a fresh one.
+        seed: Seed of every stream, or one for each prompt; None for a fresh one.
         shards: Which particles are here; None where all are.
         provided: What terms may need, of `NEEDS`.
         where: What runs, in words.

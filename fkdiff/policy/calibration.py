@@ -149,7 +149,7 @@ class Calibration:
             warm: Evaluations, noise and tolerance of the warm decisions; its `start` is ignored.
         """
         warm = warm or WarmStart()
-        tolerance = warm.tolerance or self.tolerance
+        tolerance = self.tolerance if warm.tolerance is None else warm.tolerance
         rows = []
         for start in range(1, len(levels)):
             plan = levels.plan(start, warm.evaluations)

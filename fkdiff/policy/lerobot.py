@@ -32,7 +32,8 @@ class WarmStartedPolicy:
     Arguments:
         policy: As LeRobot's DiffusionPolicy it has `config.horizon`, `config.n_action_steps`,
             `diffusion.unet(x, t, global_cond=)`, `diffusion.noise_scheduler` and
-            `diffusion.conditional_sample`.
+            `diffusion.conditional_sample`. Cold decisions take its `num_inference_steps`, of
+            `diffusion` or `config`, unless `warm` says how many.
         warm: How decisions start.
         calibration: For `WarmStart(start="auto")`, on the encoded observations.
         seed: Seed of all noise.
@@ -148,8 +149,17 @@ class WarmStartedPolicy:
             warm,
             calibration,
             global_cond.shape[1],
+            cold_evaluations=self._own_steps(),
             seed=seed,
         )
+
+    def _own_steps(self) -> int | None:
+        """The policy's own number of denoiser calls; None where it names none."""
+        for holder in (self.policy.diffusion, self.config):
+            steps = getattr(holder, "num_inference_steps", None)
+            if steps is not None:
+                return int(steps)
+        return None
 
 
 def _check(policy: Any) -> None:

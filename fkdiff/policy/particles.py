@@ -82,7 +82,7 @@ class SteeredPolicy:
         self.sampler, self.terms, self.particles = sampler, terms, particles
         self.resample, self.select, self.seed = resample, select, seed
         self.memory = ChunkMemory()
-        self._decided = 0
+        self._decided: dict[int, int] = {}
         self._generators: dict[int, list[torch.Generator]] = {}
 
     def reset(self, env_ids: Sequence[int] | None = None) -> None:
@@ -118,14 +118,14 @@ class SteeredPolicy:
             chunks[rows], chosen[rows] = result.latents.to(chunks), result.selected[:, 0]
             records.append(result)
         self.memory.keep(ids, chunks, observation)
-        self._decided += 1
+        self._decided |= {env: self._decided.get(env, 0) + 1 for env in ids}
         actions = self.sampler.executed_units(chunks[torch.arange(len(ids)), chosen])
         return SteeredDecision(actions, chunks, cold, tuple(records))
 
     def _run(self, ids: list[int], observation: Tensor, executed: int, warm: bool) -> Result:
-        names, seed = [f"environment {env}" for env in ids], self._decision_seed()
+        names, seeds = [f"environment {env}" for env in ids], [*map(self._decision_seed, ids)]
         run = opened(
-            *(names, self.particles, self.terms, self.resample, (), self.select, seed),
+            *(names, self.particles, self.terms, self.resample, (), self.select, tuple(seeds)),
             provided=_PROVIDED,
             where="a policy",
         )
@@ -138,7 +138,7 @@ class SteeredPolicy:
         with run.cost.time("total"):
             _Loop(self.sampler, plan, run, rows, generators)(x)
         targets = [law_of(term) for term in self.terms] or ["law of the chain"]
-        settings = {"loop": "policy", "warm": warm, "evaluations": len(plan)}
+        settings = {"loop": "policy", "warm": warm, "evaluations": len(plan), "seeds": seeds}
         return closed(run, "; ".join(targets) + " from its start", settings)
 
     def _begin(
@@ -158,8 +158,9 @@ class SteeredPolicy:
             self._generators[env] = [stream(self.seed, env, k, "policy") for k in keys]
         return self._generators[env]
 
-    def _decision_seed(self) -> int:
-        return stream(self.seed, self._decided, "decision").initial_seed()
+    def _decision_seed(self, env: int) -> int:
+        """Seed of an environment's next decision: the same in any company, another each time."""
+        return stream(self.seed, env, self._decided.get(env, 0), "decision").initial_seed()
 
 
 @dataclass

@@ -88,10 +88,7 @@ class ChunkSampler:
         self.choice = self._choose(settings)
         chosen = settings.start if self.choice is None else self.choice.start
         self.start = min(int(chosen), len(levels)) if settings.skipping is None else 1
-        few = COLD_EVALUATIONS if levels.eta < 1 else None
-        self.cold_plan = levels.plan(
-            len(levels), settings.cold_evaluations or cold_evaluations or few
-        )
+        self.cold_plan = levels.plan(len(levels), self._cold(settings, cold_evaluations))
         self.warm_plan = (
             levels.plan(self.start, settings.evaluations)
             if settings.skipping is None
@@ -99,6 +96,15 @@ class ChunkSampler:
         )
         if settings.jump is not None and calibration is None:
             raise ValueError("jump must have a calibration for its scale; pass calibration=")
+
+    def _cold(self, settings: WarmStart, stated: int | None) -> int | None:
+        """Denoiser calls of a cold decision, None for every level."""
+        if settings.cold_evaluations is not None:
+            return settings.cold_evaluations
+        if stated is not None and stated < 1:
+            raise ValueError(f"cold_evaluations must be at least 1 or None, got {stated}")
+        few = COLD_EVALUATIONS if self.levels.eta < 1 else None
+        return few if stated is None else stated
 
     def _choose(self, settings: WarmStart) -> Choice | None:
         if settings.start != "auto" or settings.skipping is not None:
@@ -181,7 +187,7 @@ class ChunkSampler:
         """
         if observation.ndim != 2:
             raise ValueError(f"observation must have shape (n, O), got {tuple(observation.shape)}")
-        size = self.observation_size or observation.shape[1]
+        size = observation.shape[1] if self.observation_size is None else self.observation_size
         if observation.shape[1] != size:
             raise ValueError(
                 f"observation must hold {size} numbers, as the policy was trained on, "

@@ -34,8 +34,8 @@ class WarmStart:
         start: K', levels to undo, at least 1; T or more takes the cold path always. "auto" takes
             the least K' whose remaining error is within `tolerance`, from a calibration.
         evaluations: Denoiser calls of a warm decision, None for every level below K'.
-        cold_evaluations: Denoiser calls from pure noise; None for all levels with DDPM and 10
-            without noise.
+        cold_evaluations: Denoiser calls from pure noise; None for the policy's own number, or else
+            all levels with DDPM and 10 without noise.
         noise: "forward" noises the guess to level K'; a number in [0, 1] is that share of the
             noise; "none" hands the clean guess over as it is, as published (it isn't at level K'
             then).

@@ -72,14 +72,62 @@ def test_steering_chooses_a_side_and_reset_forgets_it():
     assert policy.decide(torch.zeros(4, 1)).cold.tolist() == [False, False, True, False]
 
 
-def test_same_seed_same_chunks_whoever_else_is_there():
-    def chunks(ids: list[int]) -> torch.Tensor:
-        policy = SteeredPolicy(gaussian(warm=WarmStart(start=9)), particles=3, seed=5)
-        for _ in range(2):
-            decision = policy.decide(torch.full((len(ids), 1), 0.2), ids)
-        return decision.chunks[ids.index(7)]
+COMPANIES = {
+    "alone": [[7], [7], [7]],
+    "at another place": [[1, 7, 3], [3, 1, 7], [7, 1]],
+    "cold and warm": [[7], [1, 7], [2, 7, 3]],
+    "others decide in between": [[1], [7], [1], [1, 3], [7], [3], [7]],
+}
 
-    assert torch.allclose(chunks([7]), chunks([1, 7, 3]), atol=1e-6)
+
+def decisions_of_7(company, select, seed=5):
+    """Chunks and actions of environment 7, and how often its particles were resampled."""
+    policy = SteeredPolicy(
+        gaussian(warm=WarmStart(start=30, evaluations=5)),
+        Tilt(PASSES, scale=6.0),
+        particles=6,
+        resample=Resample(ess=1.0, window=(0.0, 1.0)),
+        select=select,
+        seed=seed,
+    )
+    found, moved = [], 0
+    for ids in company:
+        decision = policy.decide(torch.full((len(ids), 1), 0.2), ids)
+        if 7 in ids:
+            place = ids.index(7)
+            found += [decision.chunks[place].flatten(), decision.actions[place].flatten()]
+            of_7 = [
+                (r, r.prompts.index("environment 7"))
+                for r in decision.steering
+                if "environment 7" in r.prompts
+            ]
+            moved += sum(int(e.resampled[at]) for r, at in of_7 for e in r.trace)
+    return torch.cat(found), moved
+
+
+@pytest.mark.parametrize("select", ["best", "sample"])
+def test_same_seed_same_chunks_whoever_else_is_there(select):
+    found = {name: decisions_of_7(c, select) for name, c in COMPANIES.items()}
+    alone, moved = found.pop("alone")
+    assert moved >= 6  # the streams of resampling are used
+    for name, (chunks, _) in found.items():
+        assert torch.allclose(chunks, alone, atol=1e-6), name
+    other, _ = decisions_of_7(COMPANIES["alone"], select, seed=6)
+    assert not torch.allclose(other, alone, atol=1e-2)
+
+
+def test_no_two_runs_of_a_policy_share_a_seed():
+    """Whether cold or warm, of one decision or of two, every environment's run has its own."""
+    policy = SteeredPolicy(gaussian(warm=WarmStart(start=9)), Tilt(PASSES), particles=3)
+    seeds = []
+    for ids in ([0], [0, 1], [2, 1, 0]):
+        decision = policy.decide(torch.zeros(len(ids), 1), ids)
+        assert len(decision.steering) == 1 + (len(ids) > 1)
+        seeds += [s for record in decision.steering for s in record.settings["seeds"]]
+        policy.reset([1])
+    assert len(set(seeds)) == len(seeds) == 6
+    one = decision.steering[0].split()[0]
+    assert one.seed == decision.steering[0].settings["seeds"][0]
 
 
 def test_trajectory_rewards():

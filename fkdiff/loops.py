@@ -13,12 +13,22 @@ from fkdiff.run import SELECTS, Run
 from fkdiff.smc import Resample
 from fkdiff.terms.consistency import as_terms, check_names, check_needs, rewards_of, tilts
 from fkdiff.terms.cost import Cost
+from fkdiff.terms.memory import Batched
 from fkdiff.terms.pool import Source, compose, label
 from fkdiff.terms.reward import Reward, as_reward
 from fkdiff.terms.step import Expert
 from fkdiff.terms.term import Term
 
-__all__ = ["base_of", "check_denoisers", "closed", "denoiser_of", "facts", "opened", "pool_of"]
+__all__ = [
+    "base_of",
+    "check_denoisers",
+    "closed",
+    "denoiser_of",
+    "facts",
+    "opened",
+    "pool_of",
+    "rows_at_once",
+]
 
 Denoiser = TypeVar("Denoiser", bound=Callable[..., Tensor])
 
@@ -114,6 +124,27 @@ def closed(run: Run, target: str, settings: Mapping[str, Any]) -> Result:
     result = run.result(target, {**settings, **own})
     assert result is not None
     return result
+
+
+def rows_at_once(asked: int | None, *holders: Batched) -> dict[str, Any]:
+    """Settings of a record: rows a call, and whether memory left fewer than were asked for.
+
+    Arguments:
+        asked: The micro-batch that was asked for, None for all rows.
+        holders: Whoever went through rows in the run.
+
+    Example:
+        >>> from fkdiff.terms.memory import Limit
+        >>> rows_at_once(8, Limit(8), Limit(4))
+        {'micro_batch': 4, 'out_of_memory': 'went on with micro_batch=4'}
+        >>> rows_at_once(None, Limit())
+        {'micro_batch': None}
+    """
+    sizes = [holder.micro_batch for holder in holders]
+    least = min((size for size in sizes if size is not None), default=None)
+    if least == asked:
+        return {"micro_batch": asked}
+    return {"micro_batch": least, "out_of_memory": f"went on with micro_batch={least}"}
 
 
 def check_denoisers(names: Collection[str], guidance: float, micro_batch: int | None) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from fkdiff.loops import check_denoisers, closed, denoiser_of, facts, opened, pool_of
+from fkdiff.loops import check_denoisers, closed, denoiser_of, facts, opened, pool_of, rows_at_once
 from fkdiff.processes import (
     Gaussian,
     Grid,
@@ -133,7 +133,7 @@ def sample(
         "guidance": guidance,
         "steps": len(path),
         "stochastic": stochastic,
-        "micro_batch": micro_batch,
+        **rows_at_once(micro_batch, loop),
     }
     return closed(run, stated_target(terms), settings)
 

@@ -103,6 +103,7 @@ def steer(
         | A General Framework for Inference-time Scaling and Steering of Diffusion Models
         | (Singhal et al., 2025), arXiv 2501.06848
     """
+    usual = "best" if tilts(as_terms(terms)) else "sample"
     return Steered(
         pipe=pipe,
         terms=terms,
@@ -111,7 +112,7 @@ def steer(
         stochastic=stochastic,
         micro_batch=micro_batch,
         monitor=tuple(as_reward(r) for r in monitor),
-        select=select or ("best" if tilts(as_terms(terms)) else "sample"),
+        select=usual if select is None else select,
         seed=seed,
         watch=watch,
         keep=Snapshots.of(keep),

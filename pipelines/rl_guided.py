@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
-from fkdiff.pipelines.steerable import joined_signature, saved_as_stock
+from fkdiff.pipelines.steerable import joined_signature, saved_as_stock, wanted_pictures
 from fkdiff.steering import steer
 from fkdiff.terms import Correct, RLGuidance
 
@@ -44,7 +44,7 @@ def rl_guided(cls: P) -> P:
             return stock_call(self, *args, **kwargs)
         terms = (RLGuidance(tuned, w, interval, mode), *([Correct()] if correct else []))
         if not correct:  # every particle is a picture of its own
-            particles = int(kwargs.get("num_images_per_prompt") or 1)
+            particles = wanted_pictures(kwargs)
         settings = {"particles": particles, "micro_batch": micro_batch}
         select = "sample" if correct else "all"
         return steer(self, *terms, select=select, **settings)(*args, **kwargs)

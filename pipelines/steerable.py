@@ -3,14 +3,14 @@
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from fkdiff.smc import Resample
 from fkdiff.steering import steer
 from fkdiff.terms import Term
 
-__all__ = ["joined_signature", "saved_as_stock", "steerable"]
+__all__ = ["joined_signature", "saved_as_stock", "steerable", "wanted_pictures"]
 
 P = TypeVar("P", bound=type)
 
@@ -70,6 +70,18 @@ def saved_as_stock(base: Any) -> Callable[..., None]:
         stock.save_pretrained(*args, **kwargs)
 
     return save_pretrained
+
+
+def wanted_pictures(call: Mapping[str, Any]) -> int:
+    """Pictures that a call asks for, of each prompt.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    stated = call.get("num_images_per_prompt")
+    if stated is not None and stated < 1:
+        raise ValueError(f"num_images_per_prompt must be at least 1, got {stated}")
+    return 1 if stated is None else int(stated)
 
 
 def joined_signature(stock: inspect.Signature, own: inspect.Signature) -> inspect.Signature:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from fkdiff.pipelines.steerable import joined_signature, saved_as_stock
+from fkdiff.pipelines.steerable import joined_signature, saved_as_stock, wanted_pictures
 from fkdiff.rgba import Cutout, Mask
 from fkdiff.rgba.mattes import Method
 from fkdiff.steering import steer
@@ -49,7 +49,7 @@ def transparent(cls: P) -> P:
         if background is None:
             return stock_call(self, *args, **kwargs)
         if not terms:  # every particle is a picture of its own
-            particles = int(kwargs.get("num_images_per_prompt") or 1)
+            particles = wanted_pictures(kwargs)
         generators = kwargs.get("generator")
         if seeds is None and isinstance(generators, list) and len(generators) > 1:
             seeds = [generator.initial_seed() for generator in generators]

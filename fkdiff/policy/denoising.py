@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fkdiff.policy.levels import Levels, Plan
 from fkdiff.processes import Gaussian, predict_x0, sde_step
+from fkdiff.terms.memory import Batched, Limit, in_parts
 
 __all__ = ["Denoiser", "denoise", "estimate"]
 
@@ -20,14 +21,32 @@ Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def estimate(
-    denoiser: Denoiser, levels: Levels, x: Tensor, t: float, path: Gaussian, observation: Tensor
+    denoiser: Denoiser,
+    levels: Levels,
+    x: Tensor,
+    t: float,
+    path: Gaussian,
+    observation: Tensor,
+    holder: Batched,
 ) -> Tensor:
     """Clean estimate of noisy chunks, shape (n, H, D).
+
+    Arguments:
+        denoiser: The trained network.
+        levels: Its levels.
+        x: Noisy chunks, shape (n, H, D).
+        t: What the network is told of their level.
+        path: The transition that begins there.
+        observation: Shape (n, O).
+        holder: Says how many rows the network is given; fewer where memory runs out.
 
     Raises:
         ValueError: If the denoiser returns another shape.
     """
-    output = denoiser(x, torch.full((len(x),), t, device=x.device), observation)
+    times = torch.full((len(x),), t, device=x.device)
+    output = in_parts(
+        holder, len(x), lambda rows: denoiser(x[rows], times[rows], observation[rows])
+    )
     if output.shape != x.shape:
         raise ValueError(
             f"denoiser must return the shape of its chunks, {tuple(x.shape)}, "
@@ -44,6 +63,7 @@ def denoise(
     x: Tensor,
     observation: Tensor,
     noise: Callable[[Tensor], Tensor],
+    holder: Batched | None = None,
 ) -> Tensor:
     """Run a plan from noisy chunks x (n, H, D) at its first level; returns clean chunks.
 
@@ -54,9 +74,11 @@ def denoise(
         x: Noisy chunks at the plan's first level, shape (n, H, D).
         observation: Shape (n, O).
         noise: Draws standard normal noise shaped like its argument; unused where eta is 0.
+        holder: Says how many rows the network is given, None for all; fewer where memory runs out.
     """
+    holder = Limit() if holder is None else holder
     for t, path in zip(plan.timesteps, plan.path, strict=True):
-        x0 = estimate(denoiser, levels, x, t, path, observation)
+        x0 = estimate(denoiser, levels, x, t, path, observation, holder)
         if path.sigma_next == 0:  # what the step comes to, without its arithmetic
             x = path.alpha_next * x0
             continue

@@ -136,7 +136,9 @@ class SteeredPolicy:
         if x is None:
             x = randn_rows(rows.new_zeros(len(rows), *self.sampler.shape), generators)
         with run.cost.time("total"):
-            _Loop(self.sampler, plan, run, rows, generators)(x)
+            loop = _Loop(self.sampler, plan, run, rows, generators, self.sampler.micro_batch)
+            loop(x)
+        self.sampler.micro_batch = loop.micro_batch  # what fits, for the decisions to come
         targets = [law_of(term) for term in self.terms] or ["law of the chain"]
         settings = {"loop": "policy", "warm": warm, "evaluations": len(plan), "seeds": seeds}
         return closed(run, "; ".join(targets) + " from its start", settings)
@@ -172,7 +174,7 @@ class _Loop:
     run: Run
     observation: Tensor
     generators: list[torch.Generator]
-    micro_batch: int | None = None
+    micro_batch: int | None
     cost: Cost = field(init=False)
 
     def __post_init__(self) -> None:
@@ -197,7 +199,7 @@ class _Loop:
             eta = 1.0 if self.run.resamples else self.plan.eta
             t, seen = self.plan.timesteps[index], self.observation
             with self.cost.time("denoise"):
-                x0 = estimate(self.sampler.denoiser, self.sampler.levels, x, t, path, seen)
+                x0 = estimate(self.sampler.denoiser, self.sampler.levels, x, t, path, seen, self)
             self.cost.denoiser_evaluations += len(x)
             kernel = sde_step(x, x0, path, eta)
             noise = kernel.std * randn_rows(x, self.generators) if kernel.std else 0.0

@@ -83,6 +83,7 @@ class ChunkSampler:
         self.warm, self.calibration = warm, calibration
         self.observation_size, self.seed = observation_size, seed
         self.memory = ChunkMemory()
+        self.micro_batch: int | None = None
         self._generators: dict[int, torch.Generator] = {}
         settings = warm or WarmStart(start=len(levels))
         self.choice = self._choose(settings)
@@ -268,7 +269,7 @@ class ChunkSampler:
         seen = observation if everyone else observation[rows]
         x = begin(own, chunks if everyone else chunks[rows]).to(seen.device)
         clean = denoise(
-            self.denoiser, self.levels, plan, x, seen, lambda like: self.noise(own, like)
+            self.denoiser, self.levels, plan, x, seen, lambda z: self.noise(own, z), self
         ).to(chunks)
         if everyone:
             return clean

@@ -95,7 +95,8 @@ class Cutout(Regions):
             maps: Cross-attention (n, h', w') and self-attention; None where none was recorded
                 yet, and the mask itself has to say where the subject is.
         """
-        edge = self.edge or max(2, round(max(pixels.shape[2:]) / 128))
+        usual = max(2, round(max(pixels.shape[2:]) / 128))
+        edge = usual if self.edge is None else self.edge
         cut = []
         for row, picture in enumerate(pixels.float()):
             prior = self._prior(maps, row, picture)

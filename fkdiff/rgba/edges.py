@@ -29,7 +29,7 @@ def soft_edges(image: Tensor, found: Segment, edge: int | None = None) -> Tensor
         found: The segment.
         edge: How far edges reach to either side, pixels; None for 1/128 of the longer side.
     """
-    reach = edge or max(1, round(max(image.shape[1:]) / 128))
+    reach = max(1, round(max(image.shape[1:]) / 128)) if edge is None else edge
     inside, outside = ~grown(~found.subject, reach), ~grown(found.subject, reach)
     scales = tuple(reach * scale for scale in (0.6, 1.2, 2.4, 5.0, 10.0))
     colour = local_mean(image, inside.to(image), scales)

@@ -17,6 +17,7 @@ from fkdiff.sequences.guidance import StraightThrough
 from fkdiff.sequences.losses import Network
 from fkdiff.sequences.scheduler import pushed
 from fkdiff.terms.cost import Cost
+from fkdiff.terms.memory import in_parts
 from fkdiff.terms.step import Step
 
 __all__ = ["SequenceLoop", "drawn_letters"]
@@ -136,39 +137,31 @@ class SequenceLoop:
         return ratio.reshape(self.run.log_w.shape).cpu()
 
     def _logits(self, z: Tensor, levels: Simplex) -> Tensor:
-        size = self.micro_batch or len(z)
+        def few(rows: slice) -> Tensor:
+            labels = None if self.labels is None else self.labels[rows]
+            return self.net(
+                z[rows], levels.alpha, levels.sigma, mask=self.mask[rows], labels=labels
+            )
+
         with self.cost.time("denoise"):
-            parts = [
-                self.net(
-                    z[i : i + size],
-                    levels.alpha,
-                    levels.sigma,
-                    mask=self.mask[i : i + size],
-                    labels=None if self.labels is None else self.labels[i : i + size],
-                )
-                for i in range(0, len(z), size)
-            ]
+            logits = in_parts(self, len(z), few)
         self.cost.denoiser_evaluations += len(z)
-        return torch.cat(parts).float()
+        return logits.float()
 
     def _drift(self, z: Tensor, logits: Tensor, levels: Simplex, uniform: Tensor) -> Tensor:
         assert self.guidance is not None
-        guide: Any = self.guidance.guide
-        size = self.micro_batch or len(logits)
+        guidance: StraightThrough = self.guidance
+        guide: Any = guidance.guide
+
+        def few(rows: slice) -> Tensor:
+            parts = (z[rows], logits[rows]), (self.mask[rows], uniform[rows])
+            return guidance.drift(*parts[0], levels, *parts[1])
+
         with self.cost.time("guide"):
-            parts = [
-                self.guidance.drift(
-                    z[i : i + size],
-                    logits[i : i + size],
-                    levels,
-                    self.mask[i : i + size],
-                    uniform[i : i + size],
-                )
-                for i in range(0, len(logits), size)
-            ]
+            drift = in_parts(self, len(logits), few)
         calls, name = self.cost.reward_calls, f"{guide.name} (gradient)"
-        calls[name] = calls.get(name, 0) + len(logits) * self.guidance.draws
-        return torch.cat(parts)
+        calls[name] = calls.get(name, 0) + len(logits) * guidance.draws
+        return drift
 
     def _inside(self, values: Tensor) -> Tensor:
         return values * self.mask[..., None]

@@ -18,6 +18,7 @@ from fkdiff.sequences.sampling import sample_sequences
 from fkdiff.sequences.scheduler import GumbelFlowScheduler
 from fkdiff.smc import Resample
 from fkdiff.terms import Term
+from fkdiff.terms.memory import Limit, in_parts
 from fkdiff.terms.reward import Reward
 
 __all__ = ["GumbelFlowPipeline", "GumbelFlowPipelineOutput"]
@@ -101,7 +102,7 @@ class GumbelFlowPipeline(DiffusionPipeline):
         length: int | Sequence[int] | None = None,
         class_label: str | Sequence[str | None] | None = None,
         num_inference_steps: int = 50,
-        eta: float = 0.0,
+        eta: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: Literal["text", "tokens", "simplex"] = "text",
         return_dict: bool = True,
@@ -123,7 +124,8 @@ class GumbelFlowPipeline(DiffusionPipeline):
             length: Of all, or one each; None is the longest that the model knows.
             class_label: Class of all, or one each; None is any.
             num_inference_steps: Transitions.
-            eta: Noise of the plain call; 0 is the deterministic flow. With terms 0 means 1.
+            eta: Noise of the step; 0 is the deterministic flow, as `stochastic=False`. None is 0
+                in a plain call and 1 with terms.
             generator: Source of noise, one or one a sequence; supplies the seed with terms.
             output_type: "text", "tokens" (n, L), -1 at padding, or "simplex" (n, L, K).
             return_dict: False for a tuple.
@@ -141,6 +143,8 @@ class GumbelFlowPipeline(DiffusionPipeline):
         """
         if num_sequences < 1:
             raise ValueError(f"num_sequences must be at least 1, got {num_sequences}")
+        if micro_batch is not None and micro_batch < 1:
+            raise ValueError(f"micro_batch must be at least 1 or None, got {micro_batch}")
         if output_type not in ("text", "tokens", "simplex"):
             raise ValueError(f"output_type must be text, tokens or simplex, got {output_type!r}")
         lengths = self.lengths(length, num_sequences)
@@ -153,7 +157,8 @@ class GumbelFlowPipeline(DiffusionPipeline):
         result = None
         if terms is None:
             vertices = self._plain(
-                lengths, labels, num_inference_steps, eta, generator, callback_on_step_end
+                *(lengths, labels, num_inference_steps, 0.0 if eta is None else eta),
+                *(generator, Limit(micro_batch), callback_on_step_end),
             )
         else:
             for reward in [
@@ -161,6 +166,9 @@ class GumbelFlowPipeline(DiffusionPipeline):
                 *monitor,
             ]:
                 check_alphabet(reward, self.alphabet)
+            still = eta == 0
+            if still and stochastic:
+                raise ValueError("eta must be positive with stochastic=True, got 0; leave one out")
             first = generator[0] if isinstance(generator, list) else generator
             result = sample_sequences(
                 self.denoiser,
@@ -170,10 +178,10 @@ class GumbelFlowPipeline(DiffusionPipeline):
                 labels=labels,
                 alphabet=self.alphabet,
                 steps=num_inference_steps,
-                eta=eta or 1.0,
+                eta=1.0 if eta is None or still else eta,
                 particles=particles,
                 resample=resample,
-                stochastic=stochastic,
+                stochastic=False if still else stochastic,
                 micro_batch=micro_batch,
                 monitor=monitor,
                 select=select,
@@ -199,11 +207,13 @@ class GumbelFlowPipeline(DiffusionPipeline):
         steps: int,
         eta: float,
         generator: torch.Generator | list[torch.Generator] | None,
+        limit: Limit,
         callback: Callable[..., dict[str, Any]] | None,
     ) -> Tensor:
         """Vertices (n, L, K) from the scheduler's own steps."""
         self.scheduler.set_timesteps(steps)
         device, k = self._execution_device, len(self.alphabet)
+        classes = labels.to(device)
         shape = (len(lengths), max(lengths), k)
         mask = (
             torch.arange(shape[1], device=device) < torch.tensor(lengths, device=device)[:, None]
@@ -212,9 +222,12 @@ class GumbelFlowPipeline(DiffusionPipeline):
         z = z * mask[..., None]
         for index, t in enumerate(self._bar(self.scheduler.timesteps)):
             levels = self.scheduler.levels(t)
-            logits = self.denoiser(
-                z.to(self.denoiser.dtype), levels.alpha, levels.sigma, mask, labels.to(device)
-            ).float()
+            state, at = z.to(self.denoiser.dtype), (levels.alpha, levels.sigma)
+
+            def few(rows: slice, state: Tensor = state, at: Any = at) -> Tensor:
+                return self.denoiser(state[rows], *at, mask[rows], classes[rows])
+
+            logits = in_parts(limit, len(z), few).float()
             out = self.scheduler.step(logits, t, z, eta=eta, generator=generator)
             z = out.prev_sample * mask[..., None]
             if callback is not None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fkdiff.loops import closed, opened
+from fkdiff.loops import closed, opened, rows_at_once
 from fkdiff.processes.simplex import GumbelPath
 from fkdiff.result import Result
 from fkdiff.sequences.alphabet import Alphabet, tokens_of
@@ -78,7 +78,7 @@ def sample_sequences(
         >>> result.latents.shape, result.latents.sum(-1)[0, 0].tolist()
         (torch.Size([2, 2, 5, 4]), [1.0, 1.0, 1.0, 0.0, 0.0])
     """
-    guidance = _checked(path, terms, lengths, steps, eta, stochastic)
+    guidance = _checked(path, terms, lengths, steps, eta, stochastic, micro_batch)
     noisy = stochastic is not False and path.stochastic
     prompts = [f"length {length}" for length in lengths]
     run = opened(
@@ -89,7 +89,7 @@ def sample_sequences(
     if not noisy and run.resamples:
         raise ValueError(
             "the flow must be stochastic where resampling can fire: copies would stay identical; "
-            "leave stochastic out with schedule 'consistent', or set resample=None"
+            "leave stochastic=False and eta=0 out (schedule 'consistent'), or set resample=None"
         )
     rows = torch.tensor(list(lengths)).repeat_interleave(particles)
     loop = SequenceLoop(
@@ -111,6 +111,7 @@ def sample_sequences(
         "path": repr(path),
         "steps": steps,
         "eta": loop.eta,
+        **rows_at_once(micro_batch, loop),
     }
     return closed(run, stated_law(terms), settings)
 
@@ -143,6 +144,7 @@ def _checked(
     steps: int,
     eta: float,
     stochastic: bool | None,
+    micro_batch: int | None,
 ) -> StraightThrough | None:
     if not lengths or min(lengths) < 1:
         raise ValueError(f"lengths must be at least 1, one a design, got {list(lengths)[:4]}")
@@ -150,6 +152,8 @@ def _checked(
         raise ValueError(f"steps must be at least 1, got {steps}")
     if not 0 < eta < float("inf"):
         raise ValueError(f"eta must be positive, got {eta}; stochastic=False runs without noise")
+    if micro_batch is not None and micro_batch < 1:
+        raise ValueError(f"micro_batch must be at least 1 or None, got {micro_batch}")
     guides = [term for term in terms if isinstance(term, StraightThrough)]
     if len(guides) > 1:
         raise ValueError(

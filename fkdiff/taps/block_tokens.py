@@ -52,7 +52,8 @@ class LLaDA2Tap(TokenTap):
     def _blocks(self) -> tuple[int, int, int]:
         """Length of a block, first block, number of blocks."""
         call = self.expanded.arguments
-        size = call["block_length"] or self.pipe.scheduler.config.block_length
+        size = call["block_length"]
+        size = self.pipe.scheduler.config.block_length if size is None else size
         count = -(-(self._prompt_length + call["gen_length"]) // size)
         return size, self._prompt_length // size, count
 

@@ -135,7 +135,8 @@ def _cogvideox_video(pipe: Any, z: Tensor, call: Call) -> Tensor:
 def _stable_audio(pipe: Any, z: Tensor, call: Call) -> Tensor:
     rate = pipe.vae.config.sampling_rate
     length = pipe.transformer.config.sample_size * pipe.vae.hop_length / rate
-    start, end = call.get("audio_start_in_s") or 0.0, call.get("audio_end_in_s") or length
+    start, end = call.get("audio_start_in_s") or 0.0, call.get("audio_end_in_s")
+    end = length if end is None else end
     return pipe.vae.decode(z).sample[:, :, int(start * rate) : int(end * rate)]
 
 

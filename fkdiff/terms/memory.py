@@ -6,11 +6,13 @@ import os
 import re
 import resource
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
-__all__ = ["Batched", "peak_memory", "ran_out", "within_memory"]
+__all__ = ["Batched", "Limit", "in_parts", "peak_memory", "ran_out", "within_memory"]
 
 _logger = logging.getLogger(__name__)
 _Made = TypeVar("_Made")
@@ -20,6 +22,13 @@ class Batched(Protocol):
     """Whoever works through its rows in micro-batches."""
 
     micro_batch: int | None
+
+
+@dataclass
+class Limit:
+    """Holds how many rows at once memory is enough for, None for all."""
+
+    micro_batch: int | None = None
 
 
 def peak_memory() -> int:
@@ -44,6 +53,30 @@ def ran_out(error: BaseException) -> bool:
         isinstance(error, RuntimeError)
         and bool(re.search(r"out of memory|can't allocate memory", str(error)))
     )
+
+
+def in_parts(holder: Batched, rows: int, call: Callable[[slice], Tensor]) -> Tensor:
+    """Give a tensor (N, *), made of some of its rows at a time, fewer where memory runs out.
+
+    Arguments:
+        holder: Says how many rows; see `within_memory`.
+        rows: N, at least 1.
+        call: Takes the rows, and gives their part (n, *); draws no random numbers.
+
+    Raises:
+        Exception: Whatever `call` raises, also if memory runs out for one row.
+
+    Example:
+        >>> in_parts(Limit(3), 7, lambda rows: torch.full((rows.stop - rows.start,), rows.start))
+        tensor([0, 0, 0, 3, 3, 3, 6])
+    """
+
+    def few(size: int) -> Tensor:
+        starts = range(0, rows, size)
+        parts = [call(slice(start, min(start + size, rows))) for start in starts]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    return within_memory(holder, rows, few)
 
 
 def within_memory(

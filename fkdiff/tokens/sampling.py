@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fkdiff.loops import closed, opened
+from fkdiff.loops import closed, opened, rows_at_once
 from fkdiff.processes.streams import stream
 from fkdiff.processes.tokens import MaskedPath
 from fkdiff.result import Result
@@ -110,7 +110,7 @@ def sample_tokens(
         "path": repr(path),
         "denoisers": list(named),
         "guidance": guidance,
-        "micro_batch": micro_batch,
+        **rows_at_once(micro_batch, loop, loop.evaluations),
     }
     return closed(run, stated_law(terms), settings)
 

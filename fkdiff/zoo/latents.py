@@ -74,11 +74,11 @@ def cache_latents(
     chunks = -(-scenes // CHUNK)
     folder.mkdir(parents=True, exist_ok=True)
     note = folder / "latents.json"
-    done, scale = 0, 0.0
+    done, scale = 0, None
     if resume and note.exists():
         found = json.loads(note.read_text())
         done, scale = found["scenes"] // CHUNK, found["scale"]
-    scale = scale or _scale(model, sprites)
+    scale = _scale(model, sprites) if scale is None else scale
     size, keep = chunks * CHUNK, done * CHUNK
     latents = _open(folder / "latents.npy", (size, 4, 16, 16), np.float16, keep)
     tokens = _open(folder / "tokens.npy", (size, LENGTH), np.int16, keep)

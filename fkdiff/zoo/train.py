@@ -68,7 +68,7 @@ PARTS = {"vae": "vae", "emoji": "unet", "clip": "clip", "judge": "judge"}
 def _fit(args: argparse.Namespace, batch: int, lr: float, **rest: Any) -> Fit:
     """Settings of a run that sees `args.images` pictures, `batch` a step."""
     where = {"device": args.device, "bf16": args.bf16, "seed": args.seed}
-    return Fit(args.images // batch, lr=args.lr or lr, **where, **rest)
+    return Fit(args.images // batch, lr=lr if args.lr is None else args.lr, **where, **rest)
 
 
 def _sprites(args: argparse.Namespace) -> Sprites:
@@ -224,7 +224,7 @@ def _emoji_rl(args: argparse.Namespace) -> None:
     world = dist.get_world_size() if dist.is_initialized() else 1
     fit = Fit(
         args.images // (policy.batch * world),
-        lr=args.lr or 3e-4,
+        lr=3e-4 if args.lr is None else args.lr,
         warmup=20,
         hold=0.5,
         ema=0.98,

@@ -140,24 +140,6 @@ def test_lerobot_names_start_warm():
     assert fast.last.cold.all()
 
 
-@pytest.mark.parametrize("named", ["diffusion", "config"])
-@pytest.mark.parametrize(
-    ("scheduler", "steps"), [(DDPMScheduler, 20), (DDIMScheduler, 25), (DDIMScheduler, None)]
-)
-def test_lerobot_keeps_its_number_of_steps(named, scheduler, steps):
-    robot = Robot()
-    robot.diffusion.noise_scheduler = scheduler(**toy.COSINE)
-    getattr(robot, named).num_inference_steps = steps
-    fast = WarmStartedPolicy(robot, WarmStart(start=20))
-    fast.predict_action_chunk(seen(0.5))
-    assert robot.diffusion.calls == (10 if steps is None else steps)
-    fast.predict_action_chunk(seen(0.5))
-    assert fast.last.evaluations.tolist() == [1]
-    stated = WarmStartedPolicy(robot, WarmStart(start=20, cold_evaluations=4))
-    stated.predict_action_chunk(seen(0.5))
-    assert stated.last.evaluations.tolist() == [4]
-
-
 def test_lerobot_reset_of_one_environment():
     fast = WarmStartedPolicy(Robot(), WarmStart(start=20))
     fast.predict_action_chunk(seen(0.5, -0.5))

@@ -280,13 +280,6 @@ def test_last_safe_chunk_is_held_only_if_asked():
         policy.decide(obs(float("nan")), [7])
 
 
-def test_no_evaluations_are_too_few():
-    with pytest.raises(ValueError, match="cold_evaluations must be at least 1 or None, got 0"):
-        sampler(cold_evaluations=0)
-    with pytest.raises(ValueError, match="observation must hold 0 numbers"):
-        sampler(observation_size=0).decide(obs(0.5))
-
-
 def test_schedulers_that_cannot_be_read_are_refused():
     with pytest.raises(ValueError, match="variance_type"):
         Levels.of(DDPMScheduler(100, variance_type="fixed_large"))

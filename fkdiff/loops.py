@@ -99,7 +99,7 @@ def facts(run: Run, index: int, total: int) -> dict[str, Any]:
         "total": total,
         "prompts": len(run.prompts),
         "particles": run.particles,
-        "context": {"prompts": [p for p in run.prompts for _ in run.shards.slots]},
+        "context": {"prompts": run.texts},
         "log_w": run.log_w,
         "may_resample": run.may_resample(index, total),
         "seed": run.seed,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -85,6 +86,11 @@ class Run:
         self._states = [term.start(len(self.prompts) * self.particles) for term in self.terms]
         self._twists = [torch.zeros(shape, dtype=torch.float64) for _ in self.terms]
 
+    @cached_property
+    def texts(self) -> list[str]:
+        """The prompt of each row here, for rewards."""
+        return [prompt for prompt in self.prompts for _ in self.shards.slots]
+
     @property
     def log_w(self) -> Tensor:
         """Carried log-weights, shape (P, K)."""
@@ -114,15 +120,13 @@ class Run:
         if step.index == 0:
             check_first(self.terms, step)
         self._last = step
-        increments = [torch.zeros_like(self.log_w)]
-        if step.correction is not None:
-            increments.append(step.correction)
+        increments = [] if step.correction is None else [step.correction]
         for i, term in enumerate(self.terms):
             twist, self._states[i] = term.log_twist(step, self._states[i])
             dead = self._twists[i] == -torch.inf  # such a particle has weight zero already
             increments.append(torch.where(dead, 0.0, twist - self._twists[i]))
             self._twists[i] = twist
-        self.cloud.reweight(_sum(increments))
+        self.cloud.reweight(_sum(increments, self.log_w))
         ess = self.cloud.ess
         with self.cost.time("resample"):
             rows = self.cloud.resample(step.index, step.total)
@@ -219,7 +223,7 @@ class Run:
     @property
     def twist(self) -> Tensor:
         """Sum of the terms' log-twists, shape (P, K), float64."""
-        return _sum([torch.zeros_like(self.log_w), *self._twists])
+        return _sum(self._twists, self.log_w)
 
     def result(self, target: str, settings: dict[str, Any]) -> Result | None:
         """The record so far; None before the first transition."""
@@ -251,6 +255,8 @@ class Run:
         )
 
 
-def _sum(parts: list[Tensor]) -> Tensor:
+def _sum(parts: Sequence[Tensor], like: Tensor) -> Tensor:
     """Sum in an order of its own, so that the terms' order doesn't change its last bit."""
-    return torch.stack(parts).sort(dim=0).values.sum(dim=0)
+    if len(parts) > 2:
+        return torch.stack(list(parts)).sort(dim=0).values.sum(dim=0)
+    return sum(parts, torch.zeros_like(like))  # two summands have no order

@@ -18,7 +18,7 @@ from fkdiff.processes import (
     sde_step,
 )
 from fkdiff.processes.shards import Shards, agreed_seed
-from fkdiff.processes.streams import RowNoise, slot_generators
+from fkdiff.processes.streams import SlotNoise
 from fkdiff.result import Result
 from fkdiff.run import Run
 from fkdiff.smc import Resample
@@ -124,9 +124,8 @@ def sample(
         run,
         run.cost,
     )
-    streams = slot_generators(run.seed, len(texts), particles)
     with run.cost.time("total"), torch.no_grad(), shards.watched():
-        loop([streams[row] for row in shards.rows.tolist()], dtype, torch.device(device))
+        loop(dtype, torch.device(device))
     settings = {
         "loop": "sample",
         "denoisers": list(named),
@@ -183,28 +182,29 @@ class _Loop:
             )
         return latents
 
-    def __call__(
-        self, generators: Sequence[torch.Generator], dtype: torch.dtype, device: torch.device
-    ) -> None:
+    def __post_init__(self) -> None:
+        self._corrector = corrector_of(self.terms)
+
+    def __call__(self, dtype: torch.dtype, device: torch.device) -> None:
         """Run all transitions."""
-        corrector = corrector_of(self.terms)
+        corrector = self._corrector
         if corrector is not None:
             warn_few_steps(len(self.path))
-        noise = RowNoise(generators, self.shape, dtype)
+        shards = self.run.shards
+        noise = SlotNoise(self.run.seed, shards.prompts, shards.slots, self.shape, dtype)
         x = self.path.levels[0][1] * noise.draw().to(device)
         x = x if corrector is None else x * exponent_sum(self.terms) ** -0.5
-        rows, shards = None, self.run.shards
+        rows = None
         for index, path in enumerate(self.path.transitions()):
             self._at = (x, path)
             pool = self._pool(index)
             kernel, d = self._move(x, path, pool, index == 0)
-            drawn = noise.draw().to(device) if kernel.std else 0.0
             step = Step(
                 **facts(self.run, index, len(self.path)),
                 x=x,
-                x_next=kernel.mean + kernel.std * drawn,
+                x_next=_moved(kernel, noise, device),
                 path=path,
-                parents=torch.arange(self.run.log_w.numel()) if rows is None else rows,
+                parents=shards.everyone if rows is None else rows,
                 source=self,
                 estimate=lambda x=x, path=path, pool=pool: self._estimate(x, path, pool),
                 pool=lambda pool=pool: tuple(pool),
@@ -227,6 +227,8 @@ class _Loop:
 
         def few(size: int) -> Tensor:
             parts = self.run.shards.batches(size)
+            if len(parts) == 1:
+                return denoiser(x, path.alpha, path.sigma)
             outputs = [denoiser(x[part.to(x.device)], path.alpha, path.sigma) for part in parts]
             return torch.cat(outputs)[torch.cat(parts).argsort().to(x.device)]
 
@@ -247,7 +249,7 @@ class _Loop:
     def _move(
         self, x: Tensor, path: Gaussian, pool: list[Expert], first: bool
     ) -> tuple[Kernel, Tensor | None]:
-        corrector = corrector_of(self.terms)
+        corrector = self._corrector
         if corrector is not None:
             move = corrector.move(x, path, self._noises(x, path, pool), first)
             return move.kernel, move.d
@@ -259,7 +261,7 @@ class _Loop:
         total = sum(e.b for e in pool)
         noises = self._noises(x, path, pool)
         if path.alpha > 0:
-            return (x - path.sigma * torch.stack([b * e for b, e in noises]).sum(0)) / path.alpha
+            return torch.sub(x, _weighted(noises), alpha=path.sigma).div_(path.alpha)
         if abs(total - 1) > 1e-6:
             raise ValueError(
                 f"exponents must sum to 1 where a path starts in pure noise, got {total:g}; "
@@ -268,11 +270,28 @@ class _Loop:
         return self._without_signal(x, path, pool)
 
     def _without_signal(self, x: Tensor, path: Gaussian, pool: list[Expert]) -> Tensor:
-        return torch.stack(
-            [e.b * predict_x0(x, e.output, 0.0, path.sigma, self.path.prediction) for e in pool]
-        ).sum(0)
+        prediction = self.path.prediction
+        return _weighted(
+            [(e.b, predict_x0(x, e.output, 0.0, path.sigma, prediction)) for e in pool]
+        )
 
     def _estimate(self, x: Tensor, path: Gaussian, pool: list[Expert]) -> Tensor:
         if path.alpha == 0:
             return self._without_signal(x, path, pool) / sum(e.b for e in pool)
         return pool_estimate(x, path, self._noises(x, path, pool))
+
+
+def _moved(kernel: Kernel, noise: SlotNoise, device: torch.device) -> Tensor:
+    """A draw from the kernel; its mean where it is deterministic, and nothing is drawn."""
+    if kernel.std == 0:
+        return kernel.mean
+    return torch.add(kernel.mean, noise.draw().to(device), alpha=kernel.std)
+
+
+def _weighted(parts: Sequence[tuple[float, Tensor]]) -> Tensor:
+    """Sum of tensors times their exponents."""
+    (b, first), *rest = parts
+    total = first if b == 1 else b * first
+    for b, part in rest:
+        total = total + b * part
+    return total

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fkdiff.processes.cuts import limits
 from fkdiff.processes.peers import Peers
 from fkdiff.processes.row_bits import bits_of, by_row, marks_of, of_rows, picked_rows, rows_from
 
@@ -43,8 +44,6 @@ class Shards:
         >>> shards = Shards(2, 3)
         >>> shards.rows.tolist(), [rows.tolist() for rows in shards.batches(4)]
         ([0, 1, 2, 3, 4, 5], [[0, 1, 3, 4], [2, 5]])
-        >>> limits(1, 7, 3, 2)
-        (0, 2, 4, 7)
     """
 
     def __init__(
@@ -79,6 +78,11 @@ class Shards:
         """All rows of the run, shape (N,), int64."""
         return torch.arange(self.prompts * self.particles)
 
+    @cached_property
+    def places(self) -> Tensor:
+        """Places of the rows here among themselves, shape (n,), int64."""
+        return torch.arange(len(self.rows))
+
     def rows_of(self, rank: int) -> Tensor:
         """Rows of the run that another process holds."""
         slots = self._slots(rank)
@@ -95,9 +99,9 @@ class Shards:
             size: Rows in each, None for all.
             rows: Some of the n rows here, all different; None for all.
         """
-        rows = torch.arange(len(self.rows)) if rows is None else rows
-        if size is None or not len(rows):
-            return [torch.arange(len(rows))] if len(rows) else []
+        rows = self.places if rows is None else rows
+        if size is None or size >= len(self.rows) or not len(rows):
+            return [self.places[: len(rows)]] if len(rows) else []
         k = len(self.slots)
         number = (rows % k * self.prompts + rows // k) // size
         return [(number == each).nonzero()[:, 0] for each in number.unique()]
@@ -131,7 +135,9 @@ class Shards:
 
     def local(self, rows: Tensor) -> Tensor:
         """Which of the n rows here are among some of the run, ascending."""
-        return torch.isin(self.rows, rows).nonzero()[:, 0]
+        chosen = torch.zeros(self.prompts * self.particles, dtype=torch.bool)
+        chosen[rows] = True
+        return chosen[self.rows].nonzero()[:, 0]
 
     def agree(self, values: Tensor, parents: Tensor) -> Tensor:
         """Whether each row of the run equals its parent's bit for bit, shape (N,), bool.
@@ -140,7 +146,7 @@ class Shards:
             values: Something of each row here, (n, *).
             parents: A row for each row of the run, (N,).
         """
-        if torch.equal(parents, self.everyone):
+        if parents is self.everyone or torch.equal(parents, self.everyone):
             return torch.ones(len(parents), dtype=torch.bool)
         if self.peers is None:
             return (values == values[parents.to(values.device)]).flatten(1).all(dim=1).cpu()
@@ -184,7 +190,7 @@ class Shards:
             wanted: Rows of the run, (W,).
         """
         if self.peers is None:
-            if values is None or torch.equal(wanted, torch.arange(len(values))):
+            if values is None or torch.equal(wanted, self.everyone):
                 return values
             return values[wanted.to(values.device)]
         kind = None if values is None else [list(values.shape[1:]), str(values.dtype)[6:]]
@@ -225,9 +231,11 @@ class Shards:
             A row for each row of the run, (N,), that the same process holds.
         """
         stay = self.everyone.clone()
+        wanted = torch.zeros_like(stay, dtype=torch.bool)
+        wanted[chosen] = True
         for rank in range(self.world):
             rows = self.rows_of(rank)
-            kept = torch.isin(rows, chosen)
+            kept = wanted[rows]
             stay[rows] = torch.where(kept, rows, rows[kept.int().argmax()])
         return stay
 
@@ -289,28 +297,6 @@ class _Plan:
                 start += len(needed)
 
 
-def limits(
-    prompts: int, particles: int, world: int, micro_batch: int | None = None
-) -> tuple[int, ...]:
-    """Slots at which processes begin, and K: between micro-batches, as even as those allow."""
-    if particles < world:
-        raise ValueError(
-            f"particles must be at least {world}, one for each process of the group, got "
-            f"{particles}; start fewer processes"
-        )
-    units = _units(prompts, particles, micro_batch)
-    if units < world:
-        assert micro_batch is not None
-        fits = (m for m in range(micro_batch, 0, -1) if _units(prompts, particles, m) >= world)
-        raise ValueError(
-            f"micro_batch must give each of the group's {world} processes a micro-batch of its "
-            f"own, got {micro_batch} for {particles} particles; set micro_batch={next(fits)}"
-        )
-    unit = _unit(prompts, micro_batch)
-    starts = (min(particles, unit * (units * rank // world)) for rank in range(world))
-    return (*starts, particles)
-
-
 def agreed_seed(group: Any, seed: int | None, about: str) -> int:
     """The seed of all processes: the given one, else what the first of them has drawn.
 
@@ -335,13 +321,3 @@ def agreed_seed(group: Any, seed: int | None, about: str) -> int:
                     f"process {rank} is another than that of process 0"
                 )
     return heard[0][2] if seed is None else seed
-
-
-def _unit(prompts: int, micro_batch: int | None) -> int:
-    """Slots of each prompt that fill whole micro-batches."""
-    return 1 if micro_batch is None else micro_batch // math.gcd(micro_batch, prompts)
-
-
-def _units(prompts: int, particles: int, micro_batch: int | None) -> int:
-    """Parts of a prompt's slots that whole micro-batches allow."""
-    return -(-particles // _unit(prompts, micro_batch))

@@ -1,4 +1,4 @@
-"""Random streams that don't depend on batching: one per (seed, prompt, slot).
+"""Random streams that don't depend on batching: one per (seed, prompt, slot or block of slots).
 
 A `Seed` is a number for all prompts, or one for each of them, whose streams are then those of the
 prompt drawn alone: the same in any company.
@@ -12,7 +12,13 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["RowNoise", "Seed", "prompt_generators", "row_streams", "slot_generators", "stream"]
+__all__ = ["Seed", "SlotNoise", "prompt_generators", "row_streams", "slot_generators", "stream"]
+
+SMALL = 64
+"""Numbers of a slot below which slots share generators; no pipeline has states that small."""
+
+BLOCK = 1024
+"""Numbers that a shared generator draws at once."""
 
 Seed: TypeAlias = int | Sequence[int]
 
@@ -61,40 +67,57 @@ def _origin(seed: Seed, prompt: int) -> tuple[int, int]:
     return (seed, prompt) if isinstance(seed, int) else (seed[prompt], 0)
 
 
-class RowNoise:
-    """Standard normal noise, row i from generator i, drawn some transitions ahead.
+class SlotNoise:
+    """Draws standard normal noise of each slot, the same bits whichever process draws it.
 
-    Thousands of small rows would spend their time on calls of the generators. How far ahead
-    depends on a row's size alone, so that the bits don't depend on the number of rows.
+    A slot of `SMALL` numbers or more has the generator of `slot_generators`, as in a pipeline. A
+    generator costs microseconds and 5 kB, so smaller slots that are next to each other share one:
+    blocks of about `BLOCK` numbers, each with a stream of its own. A draw takes the whole block,
+    also where some of its slots are elsewhere or don't exist. So a slot's noise depends neither
+    on the number of slots nor on which of them are here.
 
     Arguments:
-        generators: N, one a row.
-        shape: Shape of a row.
+        seed: One for all prompts or one for each.
+        prompts: P.
+        slots: Slots of each prompt that are here, k of them.
+        shape: Shape of the noise of one slot.
         dtype: Type of the draws.
+        purpose: Keeps streams apart that one run draws from; empty for the noise of its steps.
 
     Example:
-        >>> noise = RowNoise(slot_generators(0, 1, 3), (2,), torch.float64)
+        >>> noise = SlotNoise(0, 1, range(3), (2,), torch.float64)
         >>> first, second = noise.draw(), noise.draw()
         >>> first.shape, torch.equal(first, second)
         (torch.Size([3, 2]), False)
+        >>> torch.equal(first[1:], SlotNoise(0, 1, range(1, 3), (2,), torch.float64).draw())
+        True
     """
 
     def __init__(
         self,
-        generators: Sequence[torch.Generator],
+        seed: Seed,
+        prompts: int,
+        slots: range,
         shape: tuple[int, ...],
         dtype: torch.dtype = torch.float32,
+        purpose: str = "",
     ) -> None:
-        self._generators, self._shape, self._dtype = generators, shape, dtype
-        self._ahead = max(1, min(64, 65536 // max(1, math.prod(shape))))
-        self._block = torch.empty(0)
-        self._used = self._ahead
+        self._prompts, self._shape, self._dtype = prompts, shape, dtype
+        numbers = max(1, math.prod(shape))
+        self._size = 1 if numbers >= SMALL else BLOCK // numbers
+        blocks = range(slots.start // self._size, -(-slots.stop // self._size))
+        start = blocks.start * self._size
+        self._here = slice(slots.start - start, slots.stop - start)
+        key = ((purpose,) if purpose else ()) + (("block",) if self._size > 1 else ())
+        self._generators = [
+            stream(*_origin(seed, prompt), block, *key)
+            for prompt in range(prompts)
+            for block in blocks
+        ]
 
     def draw(self) -> Tensor:
-        """Noise for one transition, shape (N, *shape), on the CPU."""
-        if self._used == self._ahead:
-            shape = (self._ahead, *self._shape)
-            rows = [torch.randn(shape, generator=g, dtype=self._dtype) for g in self._generators]
-            self._block, self._used = torch.stack(rows, 1), 0
-        self._used += 1
-        return self._block[self._used - 1]
+        """Noise for one transition, shape (P k, *shape), prompt-major, on the CPU."""
+        drawn = torch.empty(len(self._generators), self._size, *self._shape, dtype=self._dtype)
+        for block, generator in zip(drawn.unbind(0), self._generators, strict=True):
+            block.normal_(generator=generator)
+        return drawn.view(self._prompts, -1, *self._shape)[:, self._here].flatten(0, 1)

@@ -10,7 +10,7 @@ from torch import Tensor
 from fkdiff.loops import facts
 from fkdiff.processes.gaussian import Kernel
 from fkdiff.processes.simplex import GumbelPath, Simplex, centre, gumbel, simplex_step
-from fkdiff.processes.streams import RowNoise, slot_generators, stream
+from fkdiff.processes.streams import SlotNoise
 from fkdiff.run import Run
 from fkdiff.sequences.alphabet import Alphabet, one_hot, tokens_of
 from fkdiff.sequences.guidance import StraightThrough
@@ -71,23 +71,22 @@ class SequenceLoop:
         self, steps: int, seed: int, bar: Callable[[Iterable[Any]], Iterable[Any]]
     ) -> None:
         """Run all transitions."""
-        prompts, particles = len(self.run.prompts), self.run.particles
         shape = (self.mask.shape[1], self.path.categories)
-        noise = RowNoise(slot_generators(seed, prompts, particles), shape)
-        draws = self._guidance_draws(seed, prompts, particles)
+        noise = SlotNoise(seed, len(self.run.prompts), self.run.shards.slots, shape)
+        draws = self._guidance_draws(seed)
         start = torch.special.ndtr(noise.draw().double())
         z = self._inside(centre(float(self.path.sigma(0.0)) * gumbel(start)).float())
         self._parents = torch.arange(len(z))
         for index, levels in enumerate(bar(list(self.path.transitions(steps)))):
             z = self._transition(index, steps, z, levels, noise, draws)
 
-    def _guidance_draws(self, seed: int, prompts: int, particles: int) -> RowNoise | None:
+    def _guidance_draws(self, seed: int) -> SlotNoise | None:
         """Streams of the guidance's one-hot draws, apart from the noise."""
         if self.guidance is None:
             return None
-        slots = [(p, k) for p in range(prompts) for k in range(particles)]
-        generators = [stream(seed, p, k, "guidance") for p, k in slots]
-        return RowNoise(generators, (self.guidance.draws, self.mask.shape[1]))
+        shape = (self.guidance.draws, self.mask.shape[1])
+        slots = self.run.shards.slots
+        return SlotNoise(seed, len(self.run.prompts), slots, shape, purpose="guidance")
 
     def _transition(
         self,
@@ -95,8 +94,8 @@ class SequenceLoop:
         total: int,
         z: Tensor,
         levels: Simplex,
-        noise: RowNoise,
-        draws: RowNoise | None,
+        noise: SlotNoise,
+        draws: SlotNoise | None,
     ) -> Tensor:
         logits = self._logits(z, levels)
         p = self._inside(logits.softmax(-1))

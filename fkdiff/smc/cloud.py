@@ -71,6 +71,7 @@ class Cloud:
         self.settings = resample
         self._generators = list(generators)
         self._conditional: Tensor | None = None
+        self._ess: tuple[Tensor, Tensor] | None = None  # of which weights, and what it is
 
     @property
     def log_z(self) -> Tensor:
@@ -85,7 +86,9 @@ class Cloud:
     @property
     def ess(self) -> Tensor:
         """Effective sample size, shape (P,), float64."""
-        return ess(self.log_w)
+        if self._ess is None or self._ess[0] is not self.log_w:
+            self._ess = self.log_w, ess(self.log_w)
+        return self._ess[1]
 
     def reweight(self, d: Tensor) -> None:
         r"""Add increments to the log-weights.
@@ -111,17 +114,10 @@ class Cloud:
                 f"increments must have shape {tuple(self.log_w.shape)}, got {tuple(d.shape)}; "
                 "use d.reshape(prompts, particles)"
             )
-        dead = self.log_w.isneginf()
-        d = d.detach().to(self.log_w).masked_fill(dead, 0)
-        for bad in (d.isnan(), d.isposinf()):
-            _refuse(bad, d)
+        d = d.detach().to(self.log_w)
+        if not (self.log_w + d).isfinite().all():  # else there is nothing to refuse
+            d = _accepted(self.log_w, d)
         log_w = self.log_w + d
-        lost = log_w.isneginf().all(1).nonzero().flatten().tolist()
-        if lost:
-            raise WeightsError(
-                f"all particles of prompt {lost[0]} have weight zero; use more particles, a "
-                "smaller scale, or a reward that is finite everywhere"
-            )
         if self.settings is not None and self.settings.conditional_ess is not None:
             self._conditional = conditional_ess(self.log_w, d)
         self.log_w = log_w
@@ -208,6 +204,20 @@ class Cloud:
         """First transition after which a prompt's particles share one ancestor, None if none."""
         shared = (self.survivors()[:, prompt] == 1).nonzero().flatten()
         return int(shared[0]) if len(shared) else None
+
+
+def _accepted(log_w: Tensor, d: Tensor) -> Tensor:
+    """Increments without those of dead particles: numbers below inf that leave one alive."""
+    d = d.masked_fill(log_w.isneginf(), 0)
+    for bad in (d.isnan(), d.isposinf()):
+        _refuse(bad, d)
+    lost = (log_w + d).isneginf().all(1).nonzero().flatten().tolist()
+    if lost:
+        raise WeightsError(
+            f"all particles of prompt {lost[0]} have weight zero; use more particles, a "
+            "smaller scale, or a reward that is finite everywhere"
+        )
+    return d
 
 
 def _refuse(bad: Tensor, d: Tensor) -> None:

@@ -14,6 +14,9 @@ MARGIN = 5.0
 HEAVY = 8.0
 """Poisson rate above which counts aren't drawn by inversion."""
 
+FEW = 2**12
+"""Particles up to which draws are searched for one by one."""
+
 BLOCK = 2**19
 """Particles whose counts are drawn together."""
 
@@ -61,9 +64,9 @@ def cumulative(weights: Tensor) -> Tensor:
 def draw(weights: Tensor, draws: Tensor, generator: Generators) -> Tensor:
     """Counts of `draws` (P, 1) independent draws in proportion to weights (P, K).
 
-    Independent Poisson counts are multinomial given their sum. Their rates sum to a little less
-    than `draws`, and the draws that are missing follow one by one: nothing is sorted, and few
-    are searched for.
+    Few draws are searched for among the cumulative weights. For many, independent Poisson counts
+    are multinomial given their sum: their rates sum to a little less than `draws`, and only the
+    draws that are missing are searched for. Nothing is sorted.
 
     Arguments:
         weights: Weights, shape (P, K), float64, not normalised; all zero where nothing is drawn.
@@ -77,6 +80,8 @@ def draw(weights: Tensor, draws: Tensor, generator: Generators) -> Tensor:
         >>> draw(torch.tensor([[0.0, 2.0, 0.0]], dtype=torch.float64), torch.tensor([[2]]), None)
         tensor([[0, 2, 0]])
     """
+    if weights.shape[1] <= FEW:
+        return _searched(weights, draws, generator)
     sure = (draws - MARGIN * draws.sqrt()).clamp_(min=0)
     counts = _poisson(weights * (sure / weights.sum(1, keepdim=True).clamp_(min=TINY)), generator)
     missing = draws - counts.sum(1, keepdim=True)
@@ -84,10 +89,16 @@ def draw(weights: Tensor, draws: Tensor, generator: Generators) -> Tensor:
         own = generator[row : row + 1] if isinstance(generator, Sequence) else generator
         counts[row] = draw(weights[row : row + 1], draws[row : row + 1], own)
         missing[row] = 0
-    most = weights.shape[1] if isinstance(generator, Sequence) else int(missing.max())
+    return counts.add_(_searched(weights, missing, generator))
+
+
+def _searched(weights: Tensor, draws: Tensor, generator: Generators) -> Tensor:
+    """Counts of draws one by one, each found by bisection among the cumulative weights."""
+    most = weights.shape[1] if isinstance(generator, Sequence) else int(draws.max())
     u = uniform(len(weights), most, generator)
     chosen = torch.searchsorted(cumulative(weights), u, right=True)
-    one = (torch.arange(most) < missing).long()
+    one = (torch.arange(most) < draws).long()
+    counts = torch.zeros(weights.shape, dtype=torch.int64)
     return counts.scatter_add_(1, chosen.clamp_(max=weights.shape[1] - 1), one)
 
 

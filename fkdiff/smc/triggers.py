@@ -118,10 +118,10 @@ class Resample:
             tensor([ True, False])
         """
         particles = log_w.shape[1]
-        unequal = log_w.amax(1) > log_w.amin(1)  # false for one particle
         if not self.may_fire(index, total):
-            return torch.zeros_like(unequal)
-        if self.ess is not None:
+            return torch.zeros(len(log_w), dtype=torch.bool)
+        unequal = log_w.amax(1) > log_w.amin(1)  # false for one particle
+        if self.ess is not None and unequal.any():
             unequal &= ess(log_w) < self.ess * particles
         if self.conditional_ess is not None:
             if conditional is None:

@@ -136,9 +136,11 @@ class Step:
         if self._discrete:
             first, place = alike(self.x0, self._texts)
             return first, first[place]
-        parents = self.parents.cpu()
+        parents, everyone = self.parents.cpu(), self._held.everyone
+        if torch.equal(parents, everyone):  # no copies were made
+            return self._held.places, everyone
         same = self._held.agree(self.x0, parents)
-        stands = torch.where(same, parents, torch.arange(len(same)))
+        stands = torch.where(same, parents, everyone)
         return self._held.local(stands), stands
 
     def x0_draws(self, draws: int) -> Tensor:
@@ -187,6 +189,8 @@ class Step:
         Arguments:
             rows: Which, shape (W,); None for all N.
         """
+        if not self._decoded.keys() - {"latents"}:
+            return None
         wanted = self.unique[1] if rows is None else self.unique[1][rows]
         # Alpha is preferred.
         for inputs, samples in sorted(self._decoded.items(), key=lambda item: item[0] != "rgba"):
@@ -256,9 +260,12 @@ class Step:
 
     def _by_slot(self, values: Tensor) -> Tensor:
         """Scores (P, K) of the run from those of the unique rows here."""
+        rows, stands = self.unique
+        if rows is self._held.places:  # each row was scored
+            return self._held.gather(values).reshape(self.prompts, self.particles)
         here = values.new_zeros(len(self.x_next))
-        here[self.unique[0]] = values
-        return self._held.gather(here)[self.unique[1]].reshape(self.prompts, self.particles)
+        here[rows] = values
+        return self._held.gather(here)[stands].reshape(self.prompts, self.particles)
 
     def _values(self, reward: Reward, samples: Any, rows: Tensor | None = None) -> Tensor:
         """Rewards of the unique rows or of others, shape (U,), counted and timed."""
@@ -281,7 +288,7 @@ class Step:
     ) -> Iterator[Tensor]:
         for places in parts:
             part = rows[places]
-            context = {k: [v[i] for i in part.tolist()] for k, v in self.context.items()}
+            context = {k: _of_rows(v, part) for k, v in self.context.items()}
             where = Where(self.index, self.total, self._held.rows[part])
             yield evaluate(reward, picked(samples, places), context, where)
 
@@ -289,3 +296,10 @@ class Step:
     def scores(self) -> dict[str, Tensor]:
         """What was scored at this transition, by reward name, shape (P, K)."""
         return {reward.name: values for reward, values in self._scores.values()}
+
+
+def _of_rows(values: Sequence[Any], rows: Tensor) -> list[Any]:
+    """What belongs to some rows, in their order."""
+    if torch.equal(rows, torch.arange(len(values))):
+        return list(values)
+    return [values[row] for row in rows.tolist()]

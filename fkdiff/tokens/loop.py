@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fkdiff.loops import base_of, pool_of
-from fkdiff.processes.streams import RowNoise, slot_generators
+from fkdiff.processes.streams import SlotNoise
 from fkdiff.processes.tokens import MaskedPath, TokenStep, UniformPath
 from fkdiff.run import Run
 from fkdiff.terms.cost import Cost
@@ -78,10 +78,9 @@ class TokenLoop:
 
     def __call__(self, bar: Callable[[Iterable[Any]], Iterable[Any]]) -> None:
         """Run all transitions."""
-        prompts, particles = len(self.run.prompts), self.run.particles
-        generators = slot_generators(self.run.seed, prompts, particles)
         shape = (self.path.uniforms, self.template.shape[1])
-        noise = RowNoise(generators, shape, torch.float64)
+        slots = self.run.shards.slots
+        noise = SlotNoise(self.run.seed, len(self.run.prompts), slots, shape, torch.float64)
         first = torch.special.ndtr(noise.draw())[:, 0].to(self.template.device)
         x = self.path.initial(self.template, self._vocabulary(), first)
         parents = torch.arange(len(x))

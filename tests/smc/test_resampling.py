@@ -1,16 +1,19 @@
 """Properties of the resampling schemes, on any weights."""
 
 import math
+from unittest import mock
 
 import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fkdiff.smc import SCHEMES, ancestors, draws
 from tests.exact import assert_mean
 
 UNBIASED = [name for name in SCHEMES if name != "beam"]
+BOTH = pytest.mark.parametrize("few", [0, draws.FEW])  # by Poisson counts, and one by one
 
 # Ordinary log-weights, zero weights, and gaps far beyond the range of exp.
 log_weight = st.one_of(
@@ -34,8 +37,13 @@ def seeded(seed: int) -> torch.Generator:
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(clouds(), st.integers(0, 2**31))
-def test_offspring_of_any_weights(log_w, seed):
+@given(clouds(), st.integers(0, 2**31), st.sampled_from([0, draws.FEW]))
+def test_offspring_of_any_weights(log_w, seed, few):
+    with mock.patch.object(draws, "FEW", few):
+        check_offspring(log_w, seed)
+
+
+def check_offspring(log_w, seed):
     prompts, particles = log_w.shape
     weights = log_w.softmax(1)
     for name, scheme in SCHEMES.items():
@@ -78,8 +86,10 @@ def test_special_weights(name):
             assert (scheme(equal, seeded(0)) == 1).all()
 
 
+@BOTH
 @pytest.mark.parametrize("name", UNBIASED)
-def test_mean_offspring(name):
+def test_mean_offspring(name, few, monkeypatch):
+    monkeypatch.setattr(draws, "FEW", few)
     log_w = torch.tensor([0.3, -2.0, 1.1, -torch.inf, 0.0, 2.4, -0.7]).double()
     weights = log_w.softmax(0).expand(20_000, -1)
     assert_mean(SCHEMES[name](weights, seeded(1)).double(), 7 * weights[0])
@@ -87,7 +97,7 @@ def test_mean_offspring(name):
 
 def test_beam_keeps_the_best_and_is_biased():
     weights = torch.tensor([0.1, 0.3, 0.15, 0.05, 0.1, 0.1, 0.1, 0.1]).double()
-    counts = SCHEMES["beam"](weights[None])
+    counts = SCHEMES["beam"](weights[None], None)
     assert counts.tolist() == [[0, 4, 4, 0, 0, 0, 0, 0]]
     with pytest.raises(AssertionError, match="z"):
         assert_mean(counts.double().expand(100, -1), 8 * weights)
@@ -112,6 +122,7 @@ def test_wide_rows_in_blocks(monkeypatch):
 @pytest.mark.parametrize("margin", [0.0, 1.0, 5.0])
 def test_draws_beside_the_poisson_counts(margin, monkeypatch):
     # Without a margin, every other row is drawn once more.
+    monkeypatch.setattr(draws, "FEW", 0)
     monkeypatch.setattr(draws, "MARGIN", margin)
     log_w = torch.cat([torch.linspace(-2, 1, 99), torch.tensor([4.0])]).double()
     weights = log_w.softmax(0).expand(4000, -1)
@@ -124,8 +135,10 @@ def test_draws_beside_the_poisson_counts(margin, monkeypatch):
     assert_mean(first * last, -100 * weights[0, 98] * weights[0, 99])
 
 
+@BOTH
 @pytest.mark.parametrize("name", ["multinomial", "residual"])
-def test_draws_follow_the_multinomial_law(name):
+def test_draws_follow_the_multinomial_law(name, few, monkeypatch):
+    monkeypatch.setattr(draws, "FEW", few)
     # Of two particles that expect half an offspring each, both variances are known.
     weights = torch.tensor([0.5, 0.25, 0.25, 0.0]).double().expand(20_000, -1)
     counts = SCHEMES[name](weights, seeded(2)).double()
@@ -178,3 +191,24 @@ def test_ssp_is_negatively_associated():
     counts = SCHEMES["ssp"](weights, seeded(5)).double()
     covariance = counts.T.cov()
     assert (covariance - covariance.diag().diag() < 0.01).all()
+
+
+class Counting(TorchDispatchMode):
+    """Counts the operations of torch."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        self.operations += 1
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize("name", ["multinomial", "residual", "birth_death"])
+def test_few_particles_take_few_operations(name):
+    """Counts by Poisson draws pay for thousands of particles alone."""
+    weights = torch.randn(2, 8, generator=seeded(0)).double().softmax(1)
+    with Counting() as counting:
+        SCHEMES[name](weights, [seeded(1), seeded(2)])
+    assert counting.operations < 50

@@ -78,6 +78,8 @@ def subject_tokens(
 ) -> list[int]:
     """Places of the subject's tokens among the keys of text attention; none where unknown.
 
+    What is beyond the text encoder's limit is cut off, as the pipeline does, and has no place.
+
     Arguments:
         pipe: A pipeline with a tokenizer.
         prompt: The prompt.
@@ -85,22 +87,27 @@ def subject_tokens(
         call: The call's arguments, of which `max_sequence_length` matters.
 
     Raises:
-        ValueError: If the subject isn't in the prompt, or the prompt is too long.
+        ValueError: If the subject isn't in the prompt, or in what is cut off of it.
     """
     spans = subject_spans(prompt, subject)
     found: list[int] = []
-    start = 0
+    start, readable = 0, False
     for name in _layout(pipe):
         tokenizer = getattr(pipe, name, None)
         encoder = _ENCODERS.get(name)
         if tokenizer is None or (encoder and getattr(pipe, encoder, None) is None):
             continue
-        offsets = _offsets(tokenizer, prompt)
-        limit = _limit(pipe, tokenizer, call or {})
+        limit = _limit(pipe, tokenizer, {} if call is None else call)
+        offsets = _offsets(tokenizer, prompt, limit)
         if offsets is not None:
-            _check_length(len(offsets), limit, prompt)
+            readable = True
             found += [start + place for place, span in enumerate(offsets) if _meets(span, spans)]
         start += limit
+    if subject is not None and readable and not found:
+        raise ValueError(
+            f"subject must be in the part of the prompt that the text encoder reads, {start} "
+            f"tokens, got {subject!r} beyond it; shorten {prompt[:40]!r}..."
+        )
     return found
 
 
@@ -112,10 +119,10 @@ def _layout(pipe: Any) -> tuple[str, ...]:
     return ("tokenizer",)
 
 
-def _offsets(tokenizer: Any, prompt: str) -> list[tuple[int, int]] | None:
+def _offsets(tokenizer: Any, prompt: str, limit: int) -> list[tuple[int, int]] | None:
     """Characters of each token, special ones included as (0, 0); None if it doesn't tell."""
     try:
-        told = tokenizer(prompt, return_offsets_mapping=True, truncation=False)
+        told = tokenizer(prompt, return_offsets_mapping=True, truncation=True, max_length=limit)
         return [(int(first), int(last)) for first, last in told["offset_mapping"]]
     except (NotImplementedError, TypeError, KeyError, ValueError):
         return None  # written in Python, or of a kind of its own
@@ -127,16 +134,9 @@ def _limit(pipe: Any, tokenizer: Any, call: Mapping[str, Any]) -> int:
     if "CLIP" in type(tokenizer).__name__:
         return own
     usual = inspect.signature(type(pipe).__call__).parameters.get("max_sequence_length")
-    stated = call.get("max_sequence_length") or (None if usual is None else usual.default)
+    stated = call.get("max_sequence_length")
+    stated = usual.default if stated is None and usual is not None else stated
     return stated if isinstance(stated, int) else own
-
-
-def _check_length(tokens: int, limit: int, prompt: str) -> None:
-    if tokens > limit:
-        raise ValueError(
-            f"prompt must have at most {limit} tokens, got {tokens}; its end would be cut off: "
-            f"shorten {prompt[:40]!r}..."
-        )
 
 
 def _meets(span: tuple[int, int], spans: Sequence[tuple[int, int]]) -> bool:

@@ -3,6 +3,7 @@
 import copy
 import functools
 import inspect
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -14,11 +15,13 @@ from fkdiff.taps.conditioning import PREPARING
 from fkdiff.taps.denoiser import calling, networks, signature_of
 from fkdiff.taps.shadowing import shadow_of, variant
 
-__all__ = ["LIVE", "captured", "state_in", "with_prompt", "with_state"]
+__all__ = ["EMBEDDED", "LIVE", "captured", "state_in", "with_prompt", "with_state"]
 
 _STATES = ("sample", "hidden_states", "x")
 _SOUNDS = ("audio_hidden_states",)  # a second state, with a prediction of its own
 _TIMES = ("timestep", "timesteps", "t", "sigma", "audio_timestep", "audio_sigma")
+EMBEDDED = re.compile(r"\w*prompt_(embeds|attention_mask)\w*")
+"""Arguments of pipelines that stand for a prompt's text."""
 LIVE = frozenset({*_STATES, *_SOUNDS, *_TIMES})
 """Arguments of networks that change from step to step; all the others are conditions."""
 
@@ -55,11 +58,20 @@ def captured(
 
 
 def with_prompt(pipe: Any, arguments: Mapping[str, Any], prompt: str) -> dict[str, Any]:
-    """Arguments of a call with every prompt replaced.
+    """Arguments of a call with every prompt replaced, also those that are given as embeddings.
+
+    Embeddings of negative prompts go with them: they may have another length than the prompt's.
 
     Raises:
         TapError: If the call has no prompt.
     """
+    embedded = arguments.get("prompt_embeds")
+    if arguments.get("prompt") is None and embedded is not None:
+        given = {k: v for k, v in arguments.items() if not EMBEDDED.fullmatch(k)}
+        given.pop("latents", None)
+        if given.get("negative_prompt", "") is None:  # as PixArt asks with embeddings alone
+            del given["negative_prompt"]
+        return {**given, "prompt": [prompt] * len(embedded)}
     if arguments.get("prompt") is None:
         raise TapError(
             f"other must be a network, a pipeline or a function here, got the prompt {prompt!r}; "

@@ -45,6 +45,7 @@ class TappedRegions:
     holder: Batched
     maps: AttentionMaps | None = None
     _others: list[tuple[str, inspect.BoundArguments]] = field(default_factory=list)
+    _contrast: list[tuple[str, inspect.BoundArguments]] = field(default_factory=list)
     _changed: dict[int, list[int]] = field(default_factory=dict)
     _outputs: dict[int, Tensor] | None = None
 
@@ -72,6 +73,10 @@ class TappedRegions:
         arguments = with_prompt(self.pipe, self.expanded.arguments, self.term.background)
         with self.maps.hooked(networks(self.pipe)) if self.maps is not None else nullcontext():
             self._others = captured(self.pipe, arguments, self.seeds)
+            if self.expanded.arguments.get("prompt") is None:
+                # The negative prompt may be embedded too, and be another than the background's.
+                arguments = with_prompt(self.pipe, arguments, f"not {self.term.background}")
+                self._contrast = captured(self.pipe, arguments, self.seeds)
             yield
 
     def watched(self, place: int, bound: inspect.BoundArguments, progress: float) -> Any:
@@ -146,6 +151,7 @@ class TappedRegions:
                     "subject's; give both the same guidance"
                 )
             rows, other = len(self.seeds), self._others[place][1]
+            bound = self._contrast[place][1] if self._contrast else bound
             pairs = (
                 (sliced(bound, batch, h * rows, rows), sliced(other, batch, h * rows, rows))
                 for h in range(batch // rows)

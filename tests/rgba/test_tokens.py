@@ -53,7 +53,17 @@ def test_no_words_no_tokens(pipes):
 def test_bad_input_is_refused(pipes):
     with pytest.raises(ValueError, match="subject must be words of the prompt"):
         subject_tokens(pipes["sd"], "a cat", "dog")
-    with pytest.raises(ValueError, match="prompt must have at most 77 tokens"):
-        subject_tokens(pipes["sd"], "x" * 90)
-    with pytest.raises(ValueError, match="at most 8 tokens"):
-        subject_tokens(pipes["pixart"], "a cat and a dog", call={"max_sequence_length": 8})
+    for words in ("x" * 90 + " cat", "a dog " * 40 + "cat"):
+        with pytest.raises(ValueError, match="subject must be in the part of the prompt"):
+            subject_tokens(pipes["sd"], words, "cat")
+
+
+def test_a_prompt_is_cut_off_where_the_encoder_cuts_it(pipes):
+    """77 CLIP tokens are a start, 75 of the text and an end; T5 has an end alone."""
+    assert subject_tokens(pipes["sd"], "x" * 90) == list(range(1, 76))
+    short = {"max_sequence_length": 8}
+    full = subject_tokens(pipes["pixart"], "a cat and a dog", call={"max_sequence_length": 40})
+    cut = subject_tokens(pipes["pixart"], "a cat and a dog", call=short)
+    assert cut == [place for place in full if place < 7] and 0 < len(cut) < len(full)
+    both = subject_tokens(pipes["sd3"], "a" * 60 + " " * 30 + "b" * 30, call=short)
+    assert max(both) < 77 + 7 and min(both) == 1

@@ -217,7 +217,7 @@ def pool_of(
         terms: Those of the run.
         guidance: g.
         evaluate: (source, branch) -> output of all rows.
-        progress: Share of the run that is done, in [0, 1).
+        progress: Of the transition, in (0, 1].
     """
     pool = [Expert("cond", guidance, evaluate(base_of(names), "cond"))]
     if guidance != 1:

@@ -22,6 +22,7 @@ from fkdiff.processes.streams import SlotNoise
 from fkdiff.result import Result
 from fkdiff.run import Run
 from fkdiff.smc import Resample
+from fkdiff.terms.clock import progress_of
 from fkdiff.terms.consistency import as_terms, check_pool, corrector_of, stated_target
 from fkdiff.terms.correctors import pool_estimate, warn_few_steps
 from fkdiff.terms.cost import Cost
@@ -217,7 +218,7 @@ class _Loop:
             x = step.x_next if rows is None or step.final else shards.take([step.x_next], rows)[0]
 
     def _pool(self, index: int) -> list[Expert]:
-        progress = index / len(self.path)
+        progress = progress_of(index, len(self.path))
         return pool_of(self.denoisers, self.terms, self.guidance, self._evaluate, progress)
 
     def _evaluate(self, source: Source, branch: str) -> Tensor:

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-from fkdiff.commands.code_names import code_in
 from fkdiff.commands.cutting import Cut
 from fkdiff.commands.request import UNTOLD, Request
+from fkdiff.commands.reward_code import code_in
 
 __all__ = ["own_command", "own_python"]
 

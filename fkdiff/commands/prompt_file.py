@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fkdiff.commands.code_names import code_in
 from fkdiff.commands.prompt_lines import read_rows
 from fkdiff.commands.request import Request, checked
+from fkdiff.commands.reward_code import code_in
 from fkdiff.commands.stops import Stop, refused
 
 __all__ = ["SETTINGS", "read_prompts"]
@@ -67,8 +67,8 @@ def _request(where: str, row: dict[str, Any], common: Request) -> Request:
 
 def _check_code(where: str, reward: str | None, common: Request) -> None:
     """Code that a file of prompts names is run only if the command line names it too."""
-    named = frozenset[str]().union(*map(code_in, (common.reward, *common.monitor)))
-    unnamed = sorted(code_in(reward) - named)
+    named = [place for text in (common.reward, *common.monitor) for place in code_in(text)]
+    unnamed = [place for place in code_in(reward) if place not in named]
     if unnamed:
         raise refused(
             f"{where}: reward {unnamed[0]!r} runs code, which the command line must name too: "

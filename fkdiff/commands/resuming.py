@@ -10,9 +10,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fkdiff.commands.code_names import runs_code
 from fkdiff.commands.launched import speaks
 from fkdiff.commands.request import UNTOLD, Request, checked
+from fkdiff.commands.reward_code import runs_code
 from fkdiff.commands.stops import refused
 
 if TYPE_CHECKING:

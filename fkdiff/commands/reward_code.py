@@ -1,36 +1,61 @@
-"""Which code a reward's text would run, so that a page runs none that its owner didn't name."""
+"""Which code a reward's text would run, so that none runs that the user didn't name."""
 
 import hashlib
 import importlib.util
+import os
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from fkdiff.commands.stops import refused
 
-__all__ = ["check_code", "code_in", "fingerprints", "is_file_place"]
+__all__ = ["check_code", "code_in", "fingerprints", "is_file_place", "runs_code"]
 
 
-def code_in(text: str) -> tuple[str, ...]:
-    """Places of code, `file.py:fn` or `module:attr`, that loading a reward's text would run.
+def code_in(text: str | None) -> tuple[str, ...]:
+    """Returns the places of code, `file.py:fn` or `module:attr`, that loading a text would run.
 
-    Rewards that installed packages announce count as named by their installation.
+    Rewards that installed packages announce count as named by their installation, and so do those
+    of them whose argument is a model and a label, as in "classifier:MODEL:LABEL": weights are read
+    as numbers, and code that lies in a model's folder is never run. Of a text that can't be read
+    to its end, what would have run before that.
+
+    >>> code_in("2 * brightness - mine.py:score"), code_in("classifier:owner/model:cat")
+    (('mine.py:score',), ())
+    >>> code_in("per-frame:os:system"), code_in("minimum(os:getcwd, 1)"), code_in(None)
+    (('per-frame:os:system',), ('os:getcwd',), ())
+    """
+    places: list[str] = []
+    with suppress(ValueError):
+        _note(text or "none", places)
+    return tuple(dict.fromkeys(places))
+
+
+def runs_code(text: str | None) -> bool:
+    """Whether a reward's text names a file or a module, and not only what is installed.
+
+    >>> runs_code("mine.py:f"), runs_code("2 * brightness"), runs_code(None)
+    (True, False, False)
+    """
+    return bool(code_in(text))
+
+
+def _note(text: str, places: list[str]) -> None:
+    """Adds the places of code to a list in the order in which loading the text comes to them.
 
     Raises:
         RewardError: If the text can't be read.
-
-    >>> code_in("2 * brightness - mine.py:score")
-    ('mine.py:score',)
-    >>> code_in("per-frame:os:system")
-    ('per-frame:os:system',)
     """
     from fkdiff.terms.reward import as_reward, available
     from fkdiff.terms.reward_formulas import read_formula
 
     text = text.strip()
-    if _is_file(text) or _is_file(text.rpartition(":")[0]):
-        return (text,)  # as `load_reward` decides
-    places: list[str] = []
+    if text == "none":
+        return
+    if os.path.isfile(text) or os.path.isfile(text.rpartition(":")[0]):
+        places.append(text)  # as `load_reward` decides
+        return
     names = [entry.name for entry in available()]
 
     def note(leaf: str) -> Any:
@@ -40,7 +65,6 @@ def code_in(text: str) -> tuple[str, ...]:
         return as_reward(len, name="r")
 
     read_formula(text, names, note)
-    return tuple(dict.fromkeys(places))
 
 
 def check_code(text: str, named: Collection[str]) -> None:
@@ -49,11 +73,10 @@ def check_code(text: str, named: Collection[str]) -> None:
     Raises:
         Stop: With code 2.
     """
-    from fkdiff.terms.reward import RewardError
-
+    places: list[str] = []
     try:
-        places = code_in(text)
-    except (RewardError, OSError, ValueError) as error:
+        _note(text, places)
+    except ValueError as error:
         raise refused(error) from None
     for place in places:
         if place not in named:
@@ -98,10 +121,3 @@ def _fingerprint(place: str) -> str:
         spec = importlib.util.find_spec(head)
         path = Path(spec.origin) if spec is not None and spec.origin else path
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except ValueError:  # a null byte
-        return False

@@ -10,6 +10,7 @@ from torch import Tensor
 from fkdiff.rgba.flow import attention_prior
 from fkdiff.rgba.mattes import Method, Thresholds, cut_out
 from fkdiff.rgba.tokens import subject_tokens
+from fkdiff.terms.clock import check_interval
 from fkdiff.terms.pool import label
 from fkdiff.terms.regions import Mask, Regions
 
@@ -32,7 +33,7 @@ class Cutout(Regions):
         subject: Words of the prompt whose attention counts, None for those with content.
         method: How alpha is found, see `fkdiff.rgba.alpha`.
         thresholds: Of trimaps.
-        window: Shares of the run between which attention is recorded.
+        window: Shares of the run between which attention is recorded, first < progress <= last.
         layers: Parts of names of the attention layers to read; None reads all.
         edge: How far soft edges reach to either side, pixels; None for 1/128 of the longer side,
             at least 2, as decoders blur.
@@ -60,10 +61,7 @@ class Cutout(Regions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.window[0] < self.window[1] <= 1:
-            raise ValueError(
-                f"window must be two shares of the run, 0 <= first < last <= 1, got {self.window}"
-            )
+        check_interval("window", self.window)
         if self.edge is not None and self.edge < 1:
             raise ValueError(f"edge must be at least 1 pixel, got {self.edge}")
         if self.cells < 1:

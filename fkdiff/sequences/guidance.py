@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fkdiff.processes.simplex import Simplex, pull_back
+from fkdiff.terms.clock import check_interval, within
 from fkdiff.terms.reward import Reward, as_reward
 from fkdiff.terms.reward_algebra import values_of
 from fkdiff.terms.term import Weightless
@@ -112,7 +113,7 @@ class StraightThrough(Weightless):
         scale: $\gamma$, finite; 0 guides nowhere.
         draws: M, one-hot sequences a step, at least 1.
         temperature: T of the draws, positive.
-        window: Shares of the run between which it guides.
+        window: Shares of the run between which it guides, first < progress <= last.
         reweight: Whether particles carry the proposal ratio.
         space: "state" carries the gradient back to z, "logits" is the published form.
 
@@ -154,10 +155,7 @@ class StraightThrough(Weightless):
             raise ValueError(f"draws must be at least 1, got {self.draws}")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ValueError(f"temperature must be positive and finite, got {self.temperature}")
-        if not 0 <= self.window[0] < self.window[1] <= 1:
-            raise ValueError(
-                f"window must be two shares of the run, 0 <= first < last <= 1, got {self.window}"
-            )
+        check_interval("window", self.window)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -175,8 +173,8 @@ class StraightThrough(Weightless):
         return "unguided law (by the proposal ratio)" if self.reweight else "heuristic"
 
     def active(self, progress: float) -> bool:
-        """Whether it guides where this share of the run is done, in [0, 1)."""
-        return self.scale != 0 and self.window[0] <= progress < self.window[1]
+        """Whether it guides in the transition of this progress, in (0, 1]."""
+        return self.scale != 0 and within(self.window, progress)
 
     def drift(
         self, z: Tensor, logits: Tensor, levels: Simplex, mask: Tensor, uniform: Tensor

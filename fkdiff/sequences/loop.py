@@ -16,6 +16,7 @@ from fkdiff.sequences.alphabet import Alphabet, one_hot, tokens_of
 from fkdiff.sequences.guidance import StraightThrough
 from fkdiff.sequences.losses import Network
 from fkdiff.sequences.scheduler import pushed
+from fkdiff.terms.clock import progress_of
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.memory import in_parts
 from fkdiff.terms.step import Step
@@ -104,7 +105,7 @@ class SequenceLoop:
         guided = plain
         if self.guidance is not None and draws is not None:
             uniform = torch.special.ndtr(draws.draw())
-            if self.guidance.active(index / total):
+            if self.guidance.active(progress_of(index, total)):
                 guided = pushed(plain, self._drift(z, logits, levels, uniform), levels)
         drawn = guided.mean
         if guided.std:

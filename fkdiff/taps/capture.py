@@ -15,7 +15,7 @@ from fkdiff.taps.conditioning import PREPARING
 from fkdiff.taps.denoiser import calling, networks, signature_of
 from fkdiff.taps.shadowing import shadow_of, variant
 
-__all__ = ["EMBEDDED", "LIVE", "captured", "state_in", "with_prompt", "with_state"]
+__all__ = ["EMBEDDED", "LIVE", "captured", "state_in", "time_in", "with_prompt", "with_state"]
 
 _STATES = ("sample", "hidden_states", "x")
 _SOUNDS = ("audio_hidden_states",)  # a second state, with a prediction of its own
@@ -97,6 +97,11 @@ def with_state(
 def state_in(bound: inspect.BoundArguments) -> tuple[str, Any]:
     """What a call names the state, and the state: (B, *), or a list of rows."""
     return next((name, bound.arguments[name]) for name in _STATES if name in bound.arguments)
+
+
+def time_in(bound: inspect.BoundArguments) -> Any:
+    """The time that a call gives its network, 0 where it gives none."""
+    return next((bound.arguments[name] for name in _TIMES if name in bound.arguments), 0)
 
 
 def _stop(self: Any, *args: Any, **kwargs: Any) -> Any:

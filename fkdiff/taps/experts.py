@@ -37,14 +37,14 @@ class TappedPool:
         sources: What is evaluated.
         regions: Two prompts under a mask, None for one.
         shrink: Factor on the state of the first transition, where a corrected run starts.
-        progress: Share of the run that is done.
+        progress: Of the transition under way, in (0, 1].
         guidance: How the pipeline guides; None until its first step has told.
     """
 
     sources: Sources
     regions: TappedRegions | None = None
     shrink: float = 1.0
-    progress: float = 0.0
+    progress: float = 1.0
     guidance: Guidance | None = None
     _found: Found = field(default_factory=dict)
     _calls: int = 0

@@ -11,6 +11,7 @@ from torch import Tensor
 from fkdiff.processes import Kernel
 from fkdiff.processes.shards import Shards
 from fkdiff.taps.arguments import Expanded
+from fkdiff.taps.capture import time_in
 from fkdiff.taps.coefficients import TapError, as_predicted
 from fkdiff.taps.companions import Companions
 from fkdiff.taps.composition import Composition
@@ -32,11 +33,19 @@ from fkdiff.taps.preparing import prompts_apart
 from fkdiff.taps.regions import TappedRegions
 from fkdiff.taps.results import cut_pictures
 from fkdiff.taps.samples import Samples
-from fkdiff.taps.scheduler import Call, Pair, path_between, permute_call, tapped_scheduler
+from fkdiff.taps.scheduler import (
+    Call,
+    Pair,
+    path_between,
+    permute_call,
+    tapped_scheduler,
+    transitions_ahead,
+)
 from fkdiff.taps.shadowing import own_ranking_off, watched_progress
 from fkdiff.taps.snapshots import Keeper
 from fkdiff.taps.sources import Sources
 from fkdiff.taps.walks import continued
+from fkdiff.terms.clock import progress_of
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.regions import regions_of
 from fkdiff.terms.step import Expert, Step
@@ -201,6 +210,9 @@ class PipelineTap:
         if asked or not self._watching:  # by a function of the pool, or by a reward
             return call.evaluate(call.bound)
         pool = None if self.moves is None else self.moves.pool
+        if pool is not None and self.index == 0 and not (self._outputs or self._opening):
+            total = transitions_ahead(self.pipe.scheduler, time_in(call.bound))
+            pool.progress = progress_of(0, total)
         output = call.evaluate(call.bound) if pool is None else pool.answer(call)
         self._samples.template = output
         self._outputs.append(rows_of(output))
@@ -246,8 +258,8 @@ class PipelineTap:
         if self._bar is not None:
             self._bar.set_postfix(self.engine.status(), refresh=False)
         self.index += 1
-        if self.moves is not None:
-            self.moves.pool.progress = self.index / step.total
+        if self.moves is not None and not step.final:
+            self.moves.pool.progress = progress_of(self.index, step.total)
         self.parents = chosen
         if chosen is not None:
             self._permute(call, chosen)

@@ -17,6 +17,7 @@ from fkdiff.taps.capture import LIVE, captured, with_prompt, with_state
 from fkdiff.taps.coefficients import TapError
 from fkdiff.taps.denoiser import NetworkCall, networks
 from fkdiff.taps.outputs import rewritten, rows_of
+from fkdiff.terms.clock import within
 from fkdiff.terms.memory import Batched
 from fkdiff.terms.regions import Regions
 
@@ -81,8 +82,7 @@ class TappedRegions:
 
     def watched(self, place: int, bound: inspect.BoundArguments, progress: float) -> Any:
         """Record the attention of a call's subject rows; nothing outside the term's window."""
-        first, last = getattr(self.term, "window", (0.0, 1.0))
-        if self.maps is None or not first <= progress < last:
+        if self.maps is None or not within(getattr(self.term, "window", None), progress):
             return nullcontext()
         batch, rows = batch_of(bound), len(self.seeds)
         index = torch.full((batch,), -1)

@@ -20,7 +20,15 @@ from fkdiff.processes import Gaussian
 from fkdiff.taps.coefficients import coefficients, estimate_x0, time_of
 from fkdiff.taps.shadowing import variant
 
-__all__ = ["Call", "Pair", "path_between", "permute_call", "permute_history", "tapped_scheduler"]
+__all__ = [
+    "Call",
+    "Pair",
+    "path_between",
+    "permute_call",
+    "permute_history",
+    "tapped_scheduler",
+    "transitions_ahead",
+]
 
 Pair: TypeAlias = tuple[float, float]
 """(alpha, sigma)."""
@@ -66,8 +74,8 @@ class Call:
 
     @property
     def transitions(self) -> int:
-        """Transitions of the run: a pair of calls makes one in solvers of order two."""
-        return (self.calls + 1) // 2 if getattr(self.scheduler, "order", 1) == 2 else self.calls
+        """Transitions of the run."""
+        return _transitions(self.scheduler, self.calls)
 
     @property
     def path(self) -> Gaussian | None:
@@ -245,11 +253,34 @@ def _begin(scheduler: Any, timestep: Any) -> int:
         if getattr(scheduler, "step_index", None) is None:
             scheduler._init_step_index(timestep)
         return int(scheduler.step_index)
-    grid = scheduler.timesteps
+    return _place_of(timestep, scheduler.timesteps)
+
+
+def _place_of(timestep: Any, grid: Tensor) -> int:
     if isinstance(timestep, Tensor) and _same_memory(timestep, grid):
         return (timestep.storage_offset() - grid.storage_offset()) // max(1, grid.stride(0))
     found = (grid == time_of(timestep).to(grid)).nonzero()
     return int(found[0]) if len(found) else 0
+
+
+def transitions_ahead(scheduler: Any, timestep: Any) -> int:
+    """Transitions of the run that is about to begin, asked before the scheduler's first step.
+
+    Arguments:
+        scheduler: The scheduler, its grid set.
+        timestep: What the pipeline's network is first called with; some are given it scaled, but
+            then their schedulers know where they begin.
+    """
+    begin = getattr(scheduler, "begin_index", None)
+    if begin is None:
+        times = torch.as_tensor(timestep)
+        begin = _place_of(times[(0,) * times.ndim], scheduler.timesteps)
+    return _transitions(scheduler, _steps(scheduler) - begin)
+
+
+def _transitions(scheduler: Any, calls: int) -> int:
+    """A pair of calls makes one transition in solvers of order two."""
+    return (calls + 1) // 2 if getattr(scheduler, "order", 1) == 2 else calls
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:

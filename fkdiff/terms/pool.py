@@ -57,14 +57,14 @@ class PoolTerm(Weightless):
         return False
 
     def experts(
-        self, pool: list[Expert], evaluate: Evaluate, progress: float = 0.0
+        self, pool: list[Expert], evaluate: Evaluate, progress: float = 1.0
     ) -> list[Expert]:
         """The pool after this term.
 
         Arguments:
             pool: The pool before it.
             evaluate: Asks for other predictions.
-            progress: Share of the run that is done before the transition, in [0, 1).
+            progress: Of the transition, in (0, 1].
         """
         raise NotImplementedError
 
@@ -85,7 +85,7 @@ def pool_terms(terms: Iterable[object]) -> list[PoolTerm]:
 
 
 def compose(
-    terms: Iterable[object], pool: list[Expert], evaluate: Evaluate, progress: float = 0.0
+    terms: Iterable[object], pool: list[Expert], evaluate: Evaluate, progress: float = 1.0
 ) -> list[Expert]:
     """The flat pool after all the terms; experts with exponent 0 are left out.
 
@@ -93,7 +93,7 @@ def compose(
         terms: Terms in any order; those that don't edit the pool are passed over.
         pool: What CFG made.
         evaluate: Asks for other predictions.
-        progress: Share of the run that is done before the transition.
+        progress: Of the transition, in (0, 1].
     """
     for term in pool_terms(terms):
         pool = term.experts(pool, evaluate, progress)

@@ -45,7 +45,7 @@ class Anneal(PoolTerm):
         return f"to the power {self.beta:g}"
 
     def experts(
-        self, pool: list[Expert], evaluate: Evaluate, progress: float = 0.0
+        self, pool: list[Expert], evaluate: Evaluate, progress: float = 1.0
     ) -> list[Expert]:
         """Multiply every exponent by beta."""
         return [replace(expert, b=self.beta * expert.b) for expert in pool]
@@ -99,7 +99,7 @@ class Product(PoolTerm):
         return f"times ({label(self.other)}{below})^{self.b:g}"
 
     def experts(
-        self, pool: list[Expert], evaluate: Evaluate, progress: float = 0.0
+        self, pool: list[Expert], evaluate: Evaluate, progress: float = 1.0
     ) -> list[Expert]:
         """Add the expert, and take its exponent from the one that it is set against."""
         if self.against is not None:

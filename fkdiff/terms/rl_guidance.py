@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from fkdiff.terms.clock import check_interval, within
 from fkdiff.terms.pool import Evaluate, PoolTerm, Source, label, labels, source_code
 from fkdiff.terms.step import Expert
 
@@ -34,8 +35,9 @@ class RLGuidance(PoolTerm):
         tuned: The tuned expert: name of a LoRA adapter that the pipeline has loaded, a network
             called as the pipeline's own, a pipeline that holds one, or the name of a denoiser
             that `sample` was given. A mapping of several to their weights, which w multiplies.
-        w: Weight, finite; or a function of the share of the run that is done, in [0, 1).
-        interval: Shares of the run between which w holds; outside it the base model runs alone.
+        w: Weight, finite; or a function of the progress in (0, 1], as `Tilt.schedule` is.
+        interval: Shares of the run between which w holds, first < progress <= last; outside it
+            the base model runs alone.
         mode: "output" mixes predictions; "weights" scales the adapter's update by w, one
             evaluation of a different model.
 
@@ -47,7 +49,7 @@ class RLGuidance(PoolTerm):
         | Guidance, arXiv 2508.21016
 
     Example:
-        >>> RLGuidance("emoji-rl", 1.6).weights(0.0)
+        >>> RLGuidance("emoji-rl", 1.6).weights(1.0)
         {'emoji-rl': 1.6}
         >>> RLGuidance({"taste": 0.5, "text": 1.0}, 2).target
         'base^-2 taste^1 text^2'
@@ -67,11 +69,8 @@ class RLGuidance(PoolTerm):
                 raise ValueError(f"weight of {label(name)} must be finite, got {share}")
         if not callable(self.w) and not math.isfinite(self.w):
             raise ValueError(f"w must be finite, got {self.w}; 1 is the tuned model")
-        if self.interval is not None and not 0 <= self.interval[0] < self.interval[1] <= 1:
-            raise ValueError(
-                f"interval must be two shares of the run, 0 <= first < last <= 1, "
-                f"got {self.interval}"
-            )
+        if self.interval is not None:
+            check_interval("interval", self.interval)
         if self.mode not in ("output", "weights"):
             raise ValueError(f"mode must be 'output' or 'weights', got {self.mode!r}")
         if self.mode == "weights" and not all(isinstance(s, str) for s in self.sources):
@@ -108,13 +107,13 @@ class RLGuidance(PoolTerm):
             return "law of the model with its adapter scaled"
         if self.scheduled:
             return "base^(1 - w(t)) tuned^w(t)"
-        shares = self.weights(0.0)
+        shares = self.weights(1.0)
         powers = [1 - sum(shares.values()), *shares.values()]
         names = ["base", *labels(shares, taken=["base"])]
         return " ".join(f"{n}^{power:g}" for n, power in zip(names, powers, strict=True))
 
     def weights(self, progress: float) -> dict[Source, float]:
-        """Weight of each tuned expert where this share of the run is done.
+        """Weight of each tuned expert in the transition of this progress.
 
         Raises:
             ValueError: If the schedule gives a weight that isn't finite.
@@ -122,12 +121,11 @@ class RLGuidance(PoolTerm):
         w = self.w(progress) if callable(self.w) else self.w
         if not math.isfinite(w):
             raise ValueError(f"w must be finite, got {w} at progress {progress:g}")
-        first, last = self.interval or (0, 1)
-        inside = first <= progress < last
+        inside = within(self.interval, progress)
         return {source: w * share if inside else 0.0 for source, share in self.sources.items()}
 
     def experts(
-        self, pool: list[Expert], evaluate: Evaluate, progress: float = 0.0
+        self, pool: list[Expert], evaluate: Evaluate, progress: float = 1.0
     ) -> list[Expert]:
         """Split each expert into the base model's and the tuned ones'."""
         if self.mode == "weights":

@@ -12,6 +12,7 @@ from fkdiff.processes import Gaussian, Kernel
 from fkdiff.processes.shards import Shards
 from fkdiff.processes.streams import Seed, row_streams
 from fkdiff.processes.tokens import TokenStep
+from fkdiff.terms.clock import progress_of
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.draws import Draw, draws_around
 from fkdiff.terms.memory import within_memory
@@ -109,8 +110,8 @@ class Step:
 
     @property
     def progress(self) -> float:
-        """Share of the run that is done after this transition, in (0, 1]."""
-        return (self.index + 1) / self.total
+        """Share of the run that is done after this transition, in (0, 1]; see `progress_of`."""
+        return progress_of(self.index, self.total)
 
     @cached_property
     def experts(self) -> tuple[Expert, ...]:

@@ -11,6 +11,7 @@ from fkdiff.loops import base_of, pool_of
 from fkdiff.processes.streams import SlotNoise
 from fkdiff.processes.tokens import MaskedPath, TokenStep, UniformPath
 from fkdiff.run import Run
+from fkdiff.terms.clock import progress_of
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.discrete_correctors import (
     DiscreteCorrect,
@@ -107,7 +108,8 @@ class TokenLoop:
     ) -> Step:
         def draw(rows: Tensor, streams: Sequence[torch.Generator], draws: int) -> Tensor:
             u = torch.stack([torch.rand(draws, x.shape[1], generator=g).double() for g in streams])
-            law = self._law(x_next, step.alpha_next, (index + 1) / total)
+            following = min(index + 1, total - 1)  # the transition that begins at x_next
+            law = self._law(x_next, step.alpha_next, progress_of(following, total))
             tokens, p = x_next[rows.to(x.device)], law.p[rows.to(x.device)]
             return self.path.estimate(
                 tokens.expand(draws, -1, -1),
@@ -121,7 +123,7 @@ class TokenLoop:
             draw=draw,
             parents=parents,
             path=step,
-            pool=lambda: tuple(self._pool(x, step.alpha, index / total)),
+            pool=lambda: tuple(self._pool(x, step.alpha, progress_of(index, total))),
             correction=d,
         )
 
@@ -148,7 +150,7 @@ class TokenLoop:
     def _move(
         self, x: Tensor, index: int, step: TokenStep, uniform: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        law = self._law(x, step.alpha, index / self.path.steps)
+        law = self._law(x, step.alpha, progress_of(index, self.path.steps))
         if self.corrector is not None:
             return self._corrected(x, law, index, step, uniform)
         return self.path.move(x, law.p, step, uniform, self.template < 0), None
@@ -178,7 +180,7 @@ class TokenLoop:
             place = jumps & (turn == count)
             if count > 1:
                 # Rows whose turn is over keep their state, whose evaluation is at hand.
-                law = pool_law(self._pool(x, step.alpha, index / self.path.steps))
+                law = pool_law(self._pool(x, step.alpha, progress_of(index, self.path.steps)))
             here = place.to(x.device)
             drawn = self.path.estimate(x, law.p, uniform)
             x = torch.where(here, drawn, x)

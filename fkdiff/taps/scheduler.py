@@ -258,7 +258,7 @@ def _begin(scheduler: Any, timestep: Any) -> int:
 
 def _place_of(timestep: Any, grid: Tensor) -> int:
     if isinstance(timestep, Tensor) and _same_memory(timestep, grid):
-        return (timestep.storage_offset() - grid.storage_offset()) // max(1, grid.stride(0))
+        return int(timestep.storage_offset() - grid.storage_offset()) // max(1, grid.stride(0))
     found = (grid == time_of(timestep).to(grid)).nonzero()
     return int(found[0]) if len(found) else 0
 

@@ -82,8 +82,8 @@ def test_several_experts_share_the_weight():
 
 def test_weights_mode_leaves_the_pool_alone_and_needs_adapters():
     pool = [Expert("cond", 1.0, torch.zeros(1, 2))]
-    assert RLGuidance("lora", 1.6, mode="weights").experts(pool, None) is pool
+    assert RLGuidance("lora", 1.6, mode="weights").experts(pool, None) is pool  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="mode 'weights' scales LoRA adapters"):
         RLGuidance(torch.nn.Identity(), 1.6, mode="weights")
     with pytest.raises(ValueError, match="mode must be"):
-        RLGuidance("lora", mode="both")
+        RLGuidance("lora", mode="both")  # pyright: ignore[reportArgumentType]

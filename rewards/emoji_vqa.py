@@ -17,14 +17,18 @@ _MEASURED = zoo.card("emoji-vqa")["calibration"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EmojiVQA(ModelReward):
-    r"""Mean log-probability of what a caption says, clause by clause.
+    r"""Log-probability that all is true that a caption says, from the odds of each clause.
 
-    $$ r(x, y) = \frac{1}{m} \sum_{c=1}^m \log p(c \mid x) \le 0 $$
+    $$ r(x, y) = \log \frac{q + \epsilon}{1 + \epsilon} \le 0, \qquad
+       q = \Bigl(1 + \sum_{c=1}^m \frac{1 - p(c \mid x)}{p(c \mid x)}\Bigr)^{-1}, \quad
+       \epsilon = 10^{-4} $$
 
     The m clauses of caption y: its background, the number of each object, its colour and size,
-    their sides, and that there is nothing else. A small network gives the probabilities; numbers
-    and places are soft, so that the gradient can move, remove and make objects. `mean` and `sd`
-    are those of plain samples of `emoji`.
+    their sides, and that there is nothing else. A small network gives the probabilities; their
+    odds are scaled by kind of clause. q lies between the product of all and the least of them, so
+    that right clauses don't make up for a wrong one. Numbers and places are soft, so that the
+    gradient can move, remove and make objects. `mean` and `sd` are those of plain samples of
+    `emoji`.
 
     Arguments:
         device: Where to run, None for the device of the first images.

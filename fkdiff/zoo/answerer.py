@@ -21,6 +21,7 @@ __all__ = ["AnswerNet", "Answerer", "load_answerer"]
 
 _WIDTHS = (64, 192)
 _FLOOR = 1e-6
+_LEAST = 1e-4
 
 
 class _Residual(nn.Module):
@@ -77,11 +78,14 @@ class AnswerNet(nn.Module):
 
 
 class Answerer(nn.Module):
-    r"""Maps pictures and captions to the mean log-probability of the captions' clauses.
+    r"""Maps pictures and captions to the log-probability that everything the captions say is true.
 
-    $$ r(x, y) = \frac{1}{m} \sum_{c=1}^m \log \sigma(a_k \operatorname{logit} p_c + b_k) $$
+    $$ q = \Bigl(1 + \sum_{c=1}^m \bigl(\tfrac{1 - p_c}{p_c}\bigr)^{a_k}\Bigr)^{-1}, \qquad
+       r(x, y) = \log \frac{q + \epsilon}{1 + \epsilon}, \quad \epsilon = 10^{-4} $$
 
-    over the m clauses of caption y, of kinds k, with a and b calibrated on held-out pictures.
+    over the m clauses of caption y, of kinds k, with slopes a calibrated on held-out pictures. q
+    lies between the product of the clauses' probabilities and the least of them, and its gradient
+    goes to the clauses that are worst.
 
     Arguments:
         net: The trained network.
@@ -100,16 +104,27 @@ class Answerer(nn.Module):
         values = []
         for row, prompt in enumerate(prompts):
             one = Answers(*(part[row : row + 1] for part in vars(found).values()))
-            values.append(self.log_probabilities(one, prompt).mean(1))
+            values.append(self.values(one, prompt))
         return torch.cat(values) if values else pixels.new_zeros(0)
+
+    def values(self, answers: Answers, prompt: str) -> Tensor:
+        """The reward of one caption, (n,)."""
+        logits, scales = self._logits(answers, prompt)
+        # Without the shift: fitted on renders, it forgives the half-formed objects of a model.
+        odds = (-scales[:, 0] * logits).exp().sum(1)
+        return ((1 / (1 + odds) + _LEAST) / (1 + _LEAST)).log()
 
     def log_probabilities(self, answers: Answers, prompt: str) -> Tensor:
         """Calibrated log-probability of each clause of one caption, (n, clauses)."""
+        logits, scales = self._logits(answers, prompt)
+        return F.logsigmoid(scales[:, 0] * logits + scales[:, 1])
+
+    def _logits(self, answers: Answers, prompt: str) -> tuple[Tensor, Tensor]:
+        """Log-odds of each clause, (n, clauses), and its slope and shift, (clauses, 2)."""
         scene = parse(prompt)
         logits = probabilities(answers, scene).clamp(_FLOOR, 1 - _FLOOR).logit()
         scales = [self.scales.get(clause.kind, (1.0, 0.0)) for clause in clauses(scene)]
-        slope, shift = logits.new_tensor(scales).T
-        return F.logsigmoid(slope * logits + shift)
+        return logits, logits.new_tensor(scales)
 
 
 def load_answerer(folder: Path | None = None) -> Answerer:

@@ -39,12 +39,13 @@ _ABOUT = {
     "emoji-vqa": (
         "Says how likely each clause of a caption is to be true of a 64x64 picture: background, "
         "number of each object, colours, sizes, sides, and that there is nothing else; the reward "
-        "is the mean log-probability. A residual net with depthwise convolutions on cells of 8 "
-        "pixels; numbers and places are soft, so that its gradient moves and makes objects. "
-        "Trained on scenes with places, sizes, seeds and disturbances of its own, an eighth of "
-        "them denoised estimates. `calibration.clauses` are slope and shift of the log-odds by "
-        "kind, fitted on held-out pictures; `quality` their Brier scores on others; `mean` and "
-        "`sd` those of plain samples of `emoji` on tune prompts."
+        "is the logarithm of how likely all of them are together. A residual net with depthwise "
+        "convolutions on cells of 8 pixels; numbers and places are soft, so that its gradient "
+        "moves and makes objects. Trained on scenes with places, sizes, seeds and disturbances of "
+        "its own, an eighth of them denoised estimates. `calibration.clauses` are slope and shift "
+        "of the log-odds by kind, fitted on held-out pictures (the reward leaves the shift out); "
+        "`quality` the Brier scores with both on others; `mean` and `sd` those of plain "
+        "samples of `emoji` on tune prompts."
     ),
     "emoji-rl": (
         "A LoRA of `emoji` (rank 16, attention and feed-forward layers of the U-Net), tuned by "

@@ -23,8 +23,8 @@ def seen(*objects: tuple[str, int, int], tint: str = "own", big: float = 0.5) ->
     tints[:, TINTS.index(tint)] = 1
     grounds = torch.full((1, 10), 1e-3)
     grounds[:, 3] = 1
-    parts = (part / part.sum(1, keepdim=True) for part in (classes, tints))
-    return Answers(*parts, torch.full((1, 64), big), grounds / grounds.sum())
+    kinds, colours = (part / part.sum(1, keepdim=True) for part in (classes, tints))
+    return Answers(kinds, colours, torch.full((1, 64), big), grounds / grounds.sum())
 
 
 def likely(answers: Answers, text: str) -> dict[str, float]:
@@ -127,6 +127,34 @@ def test_truth_of_clauses() -> None:
     assert all(is_true(clause, scene) for clause in clauses(scene))
     more = clauses(parse("a cat, an owl and a bee on a red background"))
     assert [is_true(c, scene) for c in more] == [True, True, True, False, True]
+
+
+def test_the_reward_is_between_the_product_and_the_least_of_the_clauses() -> None:
+    answerer, text = Answerer(AnswerNet(), {}), "a cat above an owl on a red background"
+    for answers in (seen(("cat", 3, 1), ("owl", 3, 6)), seen(("cat", 3, 1)), seen(("owl", 1, 3))):
+        p = probabilities(answers, parse(text)).clamp(1e-6, 1 - 1e-6)
+        q = answerer.values(answers, text).exp() * (1 + 1e-4) - 1e-4
+        torch.testing.assert_close(1 / q, 1 + (1 / p - 1).sum(1), rtol=1e-3, atol=0)
+        assert float(p.prod(1)) < float(q) + 1e-7 < float(p.min(1).values) + 1e-6
+
+
+def test_one_wrong_clause_is_not_made_up_for_by_right_ones() -> None:
+    """The mean of log-probabilities puts a scene wrong in one thing over one slightly vague."""
+    net = AnswerNet()
+    answerer = Answerer(net, {"count": (1.0, 9.0)})
+    text = "a cat above an owl on a red background"
+    wrong = seen(("cat", 3, 6), ("owl", 3, 1))
+    right = seen(("cat", 3, 1), ("owl", 3, 6))
+    vague = Answers(
+        0.7 * right.classes + 0.3 / len(CLASSES), right.tints, right.big, right.grounds
+    )
+    assert answerer.values(right, text) > answerer.values(vague, text)
+    forgiving = answerer.log_probabilities(vague, text)
+    assert float(answerer.values(wrong, text)) < -3
+    # The shift belongs to probabilities on renders; the reward doesn't forgive by it.
+    plain = Answerer(net, {})
+    assert float(answerer.values(vague, text)) == float(plain.values(vague, text))
+    assert float(forgiving.sum()) > float(plain.log_probabilities(vague, text).sum())
 
 
 def test_an_untrained_network_rates_pictures_row_by_row_and_has_a_gradient() -> None:

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -11,11 +11,20 @@ import torch
 
 from fkdiff.processes.shards import Shards
 from fkdiff.taps.batching import batch_of, chunked, cuts
+from fkdiff.taps.remembering import check_forgetful
 from fkdiff.taps.shadowing import variant
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.memory import Batched, within_memory
 
-__all__ = ["NetworkCall", "Repeated", "calling", "networks", "signature_of", "tapped_denoiser"]
+__all__ = [
+    "NetworkCall",
+    "Repeated",
+    "bound_as_called",
+    "calling",
+    "networks",
+    "signature_of",
+    "tapped_denoiser",
+]
 
 _NAMES = ("unet", "transformer", "transformer_2")
 
@@ -27,8 +36,41 @@ def networks(pipe: Any) -> dict[str, torch.nn.Module]:
 
 
 def signature_of(network: torch.nn.Module) -> inspect.Signature:
-    """What a network is called with, also one that `torch.compile` wraps."""
-    return inspect.signature(getattr(network, "_orig_mod", network).forward)
+    """What a network is called with, also one that `torch.compile` or a plain function wraps.
+
+    Where `forward` is replaced by a function of any arguments, the class's own names them.
+    """
+    inner = getattr(network, "_orig_mod", network)
+    found = inspect.signature(inner.forward)
+    if not _open(found):
+        return found
+    stated = inspect.signature(type(inner).forward)
+    named = stated.replace(parameters=list(stated.parameters.values())[1:])
+    return found if _open(named) else named
+
+
+def _open(signature: inspect.Signature) -> bool:
+    """Whether a function takes arguments that it doesn't name."""
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return any(p.kind in kinds for p in signature.parameters.values())
+
+
+def bound_as_called(
+    signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> inspect.BoundArguments:
+    """A call's arguments by name; a wrapper is later called with as many of them by position.
+
+    Arguments:
+        signature: See `signature_of`.
+        args: What was given by position.
+        kwargs: What was given by name.
+    """
+    if not _open(signature):
+        by_name = inspect.Parameter.KEYWORD_ONLY
+        each = enumerate(signature.parameters.values())
+        given = [p if i < len(args) else p.replace(kind=by_name) for i, p in each]
+        signature = signature.replace(parameters=given)
+    return signature.bind(*args, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -83,9 +125,13 @@ def tapped_denoiser(
             out.
         cost: Counts rows and seconds.
         on_call: Answers each call; it may evaluate the network once, several times, or others.
+
+    Raises:
+        TapError: If a network keeps something of a call for the next one.
     """
     with ExitStack() as stack:
         for name, network in networks(pipe).items():
+            check_forgetful(name, network)
             stack.enter_context(_tapped(name, network, shards, holder, cost, on_call))
         yield
 
@@ -117,7 +163,8 @@ def _tapped(
         return out
 
     def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return on_call(NetworkCall(name, module, signature.bind(*args, **kwargs), evaluate))
+        bound = bound_as_called(signature, args, kwargs)
+        return on_call(NetworkCall(name, module, bound, evaluate))
 
     with calling(module, call):
         yield

@@ -8,7 +8,7 @@ import torch
 
 from fkdiff.processes.shards import Shards
 from fkdiff.taps.batching import batch_of, chunked, cuts
-from fkdiff.taps.denoiser import calling, signature_of
+from fkdiff.taps.denoiser import bound_as_called, calling, signature_of
 from fkdiff.terms.memory import Batched, within_memory
 
 __all__ = ["chunked_feeding"]
@@ -32,7 +32,7 @@ def chunked_feeding(pipe: Any, shards: Shards, holder: Batched) -> Iterator[None
     base, signature = type(module), signature_of(module)
 
     def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
+        bound = bound_as_called(signature, args, kwargs)
 
         def few(size: int) -> Any:
             parts = cuts(batch_of(bound), shards, size)

@@ -8,7 +8,7 @@ import torch
 
 from fkdiff.taps.batching import batch_of, chunked
 from fkdiff.taps.coefficients import TapError
-from fkdiff.taps.denoiser import calling, signature_of
+from fkdiff.taps.denoiser import bound_as_called, calling, signature_of
 
 __all__ = ["texts_apart"]
 
@@ -39,7 +39,7 @@ def _apart(module: torch.nn.Module, prompts: int) -> Iterator[None]:
         def whole(*a: Any, **k: Any) -> Any:
             return base.__call__(self, *a, **k)
 
-        bound = signature.bind(*args, **kwargs)
+        bound = bound_as_called(signature, args, kwargs)
         try:
             batch = batch_of(bound)
         except TapError:

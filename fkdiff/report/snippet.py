@@ -23,21 +23,113 @@ _WEIGHTLESS = (
     "Regions(",
     "RLGuidance(",
 )  # they rank no particles
+_GIVEN_TO = {
+    "sample": ("denoisers", "path"),
+    "sample_tokens": ("denoisers",),
+    "sample_sequences": ("net",),
+}
+_GIVEN = {
+    "denoisers": "the functions that were sampled from, by name",
+    "path": "their noise levels, a Grid",
+    "net": "the network that was sampled from",
+    "template": "tokens that were given, -1 where drawn",
+    "text": "tokens to texts, as given to the run",
+    "labels": "class numbers, as given to the run",
+    "alphabet": "the letters, an Alphabet",
+    "monitor": "the rewards that were only reported",
+}
+_OWN = "yours; import or define it"
+_POLICY = (
+    "# A decision of a policy goes on from those before it: make the SteeredPolicy with the same\n"
+    "# terms and seed, and give it the same observations.\n"
+)
 _COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
 
 
 def python_of(result: "Result", folder: str | Path) -> str:
-    """A program that repeats a run; objects that have no name in code keep their repr."""
+    """A program that repeats a run; what has no name in code has one in a comment above it."""
     settings = result.settings
-    body = [
+    loop = settings.get("loop")
+    if loop == "policy":
+        return _POLICY
+    body = _loop_code(result, loop, folder) if loop else _pipeline_code(result, folder)
+    code, unnamed = _without_reprs("\n".join(body))
+    code = _double_quoted(code)
+    imports = _imports(code)
+    missing = _missing("\n".join([*imports, code]))
+    notes = [f"# {name}: {unnamed.get(name, _GIVEN.get(name, _OWN))}" for name in missing]
+    return "\n".join([*imports, "", *notes, code]) + "\n"
+
+
+def _pipeline_code(result: "Result", folder: str | Path) -> list[str]:
+    settings = result.settings
+    return [
         f"pipe = DiffusionPipeline.from_pretrained({_model_code(settings)})",
         *_adapter_code(settings),
         _steer_code(result),
         _call("out = steered", _call_arguments(result)),
         f"out.steering.save({str(folder)!r})",
     ]
-    code = _double_quoted("\n".join(body))
-    return "\n".join([*_imports(code), "", code]) + "\n"
+
+
+def _loop_code(result: "Result", loop: str, folder: str | Path) -> list[str]:
+    """The call of one of the functions that need no pipeline."""
+    settings, parts = result.settings, list(_GIVEN_TO[loop])
+    if "path" in settings:
+        parts.append(brief(settings["path"]))
+    parts += map(brief, settings.get("terms", ()))
+    if loop == "sample":
+        shape = tuple(result.latents.shape[2:])
+        texts = result.prompts if any(result.prompts) else len(result.prompts)
+        parts += [f"shape={shape}", f"prompts={texts!r}", f"dtype={result.latents.dtype}"]
+    elif loop == "sample_tokens":
+        parts += ["template=template", *(["text=text"] if settings.get("text") else [])]
+        parts += [f"prompts={result.prompts!r}"] if any(result.prompts) else []
+    else:
+        parts += [f"{name}={settings[name]!r}" for name in ("lengths", "steps")]
+        parts += [f"{name}={name}" for name in ("labels", "alphabet") if settings.get(name)]
+        parts.append(f"eta={settings['eta']!r}" if settings["eta"] else "stochastic=False")
+    named = ("guidance", "stochastic", "micro_batch")
+    parts += [f"{n}={settings[n]!r}" for n in named if n in settings]
+    parts += [f"particles={result.log_w.shape[1]}", f"resample={brief(settings['resample'])}"]
+    parts += ["monitor=monitor"] if settings.get("monitor") else []
+    parts += [f"select={settings['select']!r}", f"seed={result.seed}"]
+    return [_call(f"out = {loop}", parts), f"out.save({str(folder)!r})"]
+
+
+def _without_reprs(code: str) -> tuple[str, dict[str, str]]:
+    """Code with a name for each repr that isn't code, and what the names stand for.
+
+    >>> _without_reprs("as_reward(<lambda>, name='<b>')")
+    ("as_reward(unnamed_1, name='<b>')", {'unnamed_1': '<lambda>, which has no name in code'})
+    """
+    found: dict[str, str] = {}
+
+    def name(match: re.Match[str]) -> str:
+        if match[0][0] in "'\"":
+            return match[0]
+        found[f"unnamed_{len(found) + 1}"] = f"{match[0]}, which has no name in code"
+        return f"unnamed_{len(found)}"
+
+    quoted = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
+    return re.sub(rf"{quoted}|(?:[\w.]*<[^<>\n]+>[\w.]*)+", name, code), found
+
+
+def _missing(code: str) -> list[str]:
+    """Names that a program uses and doesn't say; none where it isn't Python."""
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:
+        return []
+    bound = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    bound |= {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    return list(dict.fromkeys(node.id for node in names if node.id not in bound))
 
 
 def brief(code: str) -> str:
@@ -176,8 +268,13 @@ def _imports(code: str) -> list[str]:
     def used(names: list[str]) -> str:
         return ", ".join(name for name in names if re.search(rf"\b{name}\b(?=[(.])", code))
 
-    lines = ["from diffusers import DiffusionPipeline", ""]
+    lines = ["import torch", ""] if "=torch." in code else []
+    if "DiffusionPipeline" in code:
+        lines += ["from diffusers import DiffusionPipeline", ""]
     lines.append(f"from fkdiff import {used(sorted([*fkdiff.__all__, 'zoo']))}")
+    if "sample_sequences(" in code:
+        lines.append("from fkdiff.processes.simplex import GumbelPath")
+        lines.append("from fkdiff.sequences import sample_sequences")
     if used(fkdiff.rewards.__all__):
         lines.append(f"from fkdiff.rewards import {used(fkdiff.rewards.__all__)}")
     if "load_reward(" in code:

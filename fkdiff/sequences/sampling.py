@@ -110,6 +110,9 @@ def sample_sequences(
         "loop": "sample_sequences",
         "path": repr(path),
         "steps": steps,
+        "lengths": [int(length) for length in lengths],
+        "labels": labels is not None,
+        "alphabet": alphabet is not None,
         "eta": loop.eta,
         **rows_at_once(micro_batch, loop),
     }

@@ -110,6 +110,7 @@ def sample_tokens(
         "path": repr(path),
         "denoisers": list(named),
         "guidance": guidance,
+        "text": text is not None,
         **rows_at_once(micro_batch, loop, loop.evaluations),
     }
     return closed(run, stated_law(terms), settings)

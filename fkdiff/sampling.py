@@ -195,11 +195,12 @@ class _Loop:
         noise = SlotNoise(self.run.seed, shards.prompts, shards.slots, self.shape, dtype)
         x = self.path.levels[0][1] * noise.draw().to(device)
         x = x if corrector is None else x * exponent_sum(self.terms) ** -0.5
-        rows = None
+        rows, before = None, None
         for index, path in enumerate(self.path.transitions()):
             self._at = (x, path)
             pool = self._pool(index)
-            kernel, d = self._move(x, path, pool, index == 0)
+            kernel, d = self._move(x, path, pool, before)
+            before = path
             step = Step(
                 **facts(self.run, index, len(self.path)),
                 x=x,
@@ -248,11 +249,11 @@ class _Loop:
         ]
 
     def _move(
-        self, x: Tensor, path: Gaussian, pool: list[Expert], first: bool
+        self, x: Tensor, path: Gaussian, pool: list[Expert], before: Gaussian | None
     ) -> tuple[Kernel, Tensor | None]:
         corrector = self._corrector
         if corrector is not None:
-            move = corrector.move(x, path, self._noises(x, path, pool), first)
+            move = corrector.move(x, path, self._noises(x, path, pool), before)
             return move.kernel, move.d
         x0 = self._plain_estimate(x, path, pool)
         return sde_step(x, x0, path, eta=1.0 if self.stochastic else 0.0), None

@@ -31,7 +31,7 @@ __all__ = [
     "quadrature",
 ]
 
-Move = Callable[[Tensor, Gaussian, Sequence[tuple[float, Tensor]], bool], object]
+Move = Callable[[Tensor, Gaussian, Sequence[tuple[float, Tensor]], Gaussian | None], object]
 
 
 def _tensor(values) -> Tensor:
@@ -143,7 +143,8 @@ def backward(
         path, after = paths[i], u
         reach = 10 * path.alpha + 6.5 * path.sigma * max(1.0, total**-0.5, (start or 0) ** 0.5)
         x = torch.linspace(-reach, reach, points, dtype=torch.float64)
-        step = move(x[:, None], path, pool_at(x[:, None], path, pool), i == 0)
+        before = paths[i - 1] if i else None
+        step = move(x[:, None], path, pool_at(x[:, None], path, pool), before)
         ends = step.kernel.mean + step.kernel.std * nodes
         table = (after(ends.flatten()).reshape(-1, *ends.shape) @ weights) * step.d.exp()
         u = _interpolated(x, table)
@@ -204,7 +205,8 @@ def gaussian_log_z(move: Move, grid: Grid, pool, slopes: Tensor) -> Tensor:
     probes = torch.cat([0 * eye[:1], eye, -eye, *(eye + row for row in eye)])
     paths = list(grid.transitions())
     for i in reversed(range(len(paths))):
-        step = move(probes, paths[i], pool_at(probes, paths[i], pool), i == 0)
+        before = paths[i - 1] if i else None
+        step = move(probes, paths[i], pool_at(probes, paths[i], pool), before)
         shift, turn = step.kernel.mean[0], (step.kernel.mean[1 : d + 1] - step.kernel.mean[0]).T
         zero, up, down = step.d[0], step.d[1 : d + 1], step.d[d + 1 : 2 * d + 1]
         curve = step.d[2 * d + 1 :].reshape(d, d) - up[:, None] - up + zero

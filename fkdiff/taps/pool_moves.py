@@ -15,7 +15,7 @@ from fkdiff.taps.compatible import check_correctable, check_guided
 from fkdiff.taps.composition import Composition
 from fkdiff.taps.experts import TappedPool
 from fkdiff.taps.pool_step import PoolStep
-from fkdiff.taps.scheduler import Call
+from fkdiff.taps.scheduler import Call, path_before
 from fkdiff.terms.consistency import corrector_of
 from fkdiff.terms.correctors import Correct, Move, warn_few_steps
 from fkdiff.terms.pool import exponent_sum, pool_terms
@@ -104,7 +104,7 @@ class PoolMoves:
         assert self.corrector is not None and self.flat is not None
         noises = self.flat.noises()
         x = self.flat.x.to(noises[0][1])
-        move = self.corrector.move(x, path, noises, call.position == 0)
+        move = self.corrector.move(x, path, noises, path_before(call))
         constant = _start_constant(call, self.flat) if call.position == 0 else 0.0
         return replace(move, d=move.d + constant)
 

@@ -99,6 +99,17 @@ class Call:
 Before: TypeAlias = Callable[[Any, dict[str, Any], Pair | None], None]
 
 
+def path_before(call: Call) -> Gaussian | None:
+    """Coefficients of the call before, which ended where this one began; None in the first."""
+    if call.position == 0:
+        return None
+    place = _steps(call.scheduler) - call.calls + call.position - 1
+    twin = copy.copy(call.scheduler)
+    if hasattr(twin, "_step_index"):
+        twin._step_index = place
+    return path_between(coefficients(twin, twin.timesteps[place]), call.pair)
+
+
 def path_between(pair: Pair | None, after: Pair | None) -> Gaussian | None:
     """Coefficients of a transition; past the last timestep no noise is left."""
     return None if pair is None else Gaussian(*pair, *(after or (1.0, 0.0)))

@@ -59,7 +59,9 @@ class Correct(Weightless):
     evaluated once on the flat pool: increments of separate terms may not be added. The linear
     drift control u makes the increment constant wherever the experts are Gaussian with mean
     $m_t = \alpha m$ and variance $v_t = \alpha^2 v + \sigma^2$, so in all of the high-noise phase;
-    it is exact for any m and v. Tilts add the change of their log-twists (a Feynman-Kac ratio).
+    it is exact for any m and v, and best where they are the data's: at 400 steps the weights of
+    three experts of variance 6 miss their normaliser by 4% with v = 1 and by 1% with v = 4. Tilts
+    add the change of their log-twists (a Feynman-Kac ratio).
 
     The run starts from $N(0, \sigma_T^2 / B)$; where $\alpha_T = 0$, at the first level with
     $\alpha > 0$. `log_z` reports $\log \int e^h \prod_j q_j^{b_j}$ in units of the data, with
@@ -117,7 +119,11 @@ class Correct(Weightless):
         return law if self.exponent == 1 else f"heuristic: weights to the power {self.exponent:g}"
 
     def move(
-        self, x: Tensor, path: Gaussian, pool: Sequence[tuple[float, Tensor]], first: bool
+        self,
+        x: Tensor,
+        path: Gaussian,
+        pool: Sequence[tuple[float, Tensor]],
+        before: Gaussian | None,
     ) -> Move:
         """One transition of N rows.
 
@@ -125,7 +131,8 @@ class Correct(Weightless):
             x: State, shape (N, *); in the first transition already scaled by B^(-1/2).
             path: Coefficients before and after.
             pool: Exponents and noise predictions, the latter of shape (N, *).
-            first: Whether the run starts here, where the starting law's normaliser is due.
+            before: The transition before this one; None in the first, where the starting law's
+                normaliser is due.
         """
         total, size = sum(b for b, _ in pool), x[0].numel()
         d = torch.zeros(len(x), dtype=torch.float64)
@@ -134,39 +141,55 @@ class Correct(Weightless):
             scaled = x * (path.sigma_next / path.sigma)
             return Move(Kernel(scaled, 0.0), d + _log_start(total, size, path.sigma_next))
         d -= self.exponent * (total - 1) * size * math.log(path.alpha_next / path.alpha)
-        if first:
+        if before is None:
             d += _log_start(total, size, path.sigma)
-        if path.sigma_next == 0:
-            estimate = pool_estimate(x, path, pool)
-            return Move(Kernel(path.alpha_next * estimate, 0.0), d)
         mixed = _mixed(pool)
-        clock = 2 * math.log(path.alpha_next / path.alpha * path.sigma / path.sigma_next)
-        change = _squares(mixed) - sum(b * _squares(epsilon) for b, epsilon in pool)
-        change = change * clock / 2
-        kernel = _kernel(x, mixed, path, self._zeta(total))
-        if total != 1 if self.control is None else self.control:
-            shift, work = self._controlled(x, mixed, path, (total - 1) * clock / 2)
-            kernel, change = Kernel(kernel.mean + shift, kernel.std), change + work
-        return Move(kernel, d + self.exponent * change)
+        rate = (_squares(mixed) - sum(b * _squares(epsilon) for b, epsilon in pool)) / 2
+        if path.sigma_next == 0:
+            kernel = Kernel(path.alpha_next * pool_estimate(x, path, pool), 0.0)
+        else:
+            kernel = _kernel(x, mixed, path, self._zeta(total))
+        controlled = total != 1 if self.control is None else self.control
+        bare = total != 1 and not controlled
+        if controlled:
+            kernel, work, gain = self._controlled(x, mixed, path, total, kernel)
+            rate, d = rate + work, d + self.exponent * gain
+        # The trapezoid rule: what is found here counts for half of the steps on both its sides.
+        # Without control the rate stays large at high noise, where the clock's steps are long.
+        steps = _clock(path) if bare else (_clock(before) + _clock(path)) / 2
+        return Move(kernel, d + self.exponent * rate * steps)
 
     def _zeta(self, total: float) -> float:
         return total**-0.5 if self.zeta == "tempered" else float(self.zeta)
 
     def _controlled(
-        self, x: Tensor, mixed: Tensor, path: Gaussian, share: float
-    ) -> tuple[Tensor, Tensor]:
-        """Shift of the mean and what it adds to the log-weights, for (B - 1) / 2 of the clock."""
+        self, x: Tensor, mixed: Tensor, path: Gaussian, total: float, kernel: Kernel
+    ) -> tuple[Kernel, Tensor, float]:
+        r"""The controlled kernel, its work per unit of the clock, its divergence over the step.
+
+        What is linear in the state is moved exactly: $N(m_t, v_t / B)$ becomes the same law of
+        the next level, whatever noise the step adds.
+        """
         mean, variance = (
             v.to(x) if isinstance(v, Tensor) else torch.tensor(v).to(x)
             for v in (self.mean, self.variance)
         )
-        total = path.alpha**2 * variance + path.sigma**2
-        gain = (share * path.sigma**2 / total).expand(x.shape[1:])
-        shift = gain * (x - path.alpha * mean)
-        work = (
-            gain.double().sum() - (shift.double() * mixed.double()).flatten(1).sum(1) / path.sigma
+        spread = (path.alpha**2 * variance + path.sigma**2).expand(x.shape[1:])
+        after = (path.alpha_next**2 * variance + path.sigma_next**2).expand(x.shape[1:])
+        away = x - path.alpha * mean
+        share = (total - 1) / 2
+        pull = (path.sigma * away / spread).double() * mixed.double()
+        work = -share * pull.flatten(1).sum(1).cpu()
+        if path.sigma_next == 0:
+            return kernel, work + share * float((path.sigma**2 / spread).double().sum()), 0.0
+        linear = total * path.sigma / spread * away
+        plain = _kernel(x, linear, path, self._zeta(total)).mean
+        keep = ((after - total * kernel.std**2).clamp(min=0) / spread).sqrt()
+        moved = path.alpha_next * mean + keep * away + kernel.mean - plain
+        growth = (spread / after).double().log().sum() + 2 * spread[..., None].numel() * math.log(
+            path.alpha_next / path.alpha
         )
-        return shift, work.cpu()
+        return Kernel(moved, kernel.std), work, share * float(growth)
 
 
 def pool_estimate(x: Tensor, path: Gaussian, pool: Sequence[tuple[float, Tensor]]) -> Tensor:
@@ -187,6 +210,13 @@ def warn_few_steps(steps: int) -> None:
 
 def _mixed(pool: Sequence[tuple[float, Tensor]]) -> Tensor:
     return torch.stack([b * epsilon for b, epsilon in pool]).sum(0)
+
+
+def _clock(path: Gaussian | None) -> float:
+    """Growth of log SNR over a transition; 0 where it is none or infinite."""
+    if path is None or path.alpha == 0 or path.sigma_next == 0:
+        return 0.0
+    return 2 * math.log(path.alpha_next / path.alpha * path.sigma / path.sigma_next)
 
 
 def _squares(values: Tensor) -> Tensor:

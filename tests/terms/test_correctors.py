@@ -91,8 +91,8 @@ def test_mixtures_reach_the_product_and_its_normaliser(case, kind):
 def flipped(move):
     """The corrector with the sign of its increments turned."""
 
-    def broken(x, path, pool, first):
-        made = move(x, path, pool, first)
+    def broken(x, path, pool, before):
+        made = move(x, path, pool, before)
         return dataclasses.replace(made, d=-made.d)
 
     return broken
@@ -101,13 +101,13 @@ def flipped(move):
 def summed(move):
     """Increments of guidance and annealing added as if they were separate correctors'."""
 
-    def broken(x, path, pool, first):
+    def broken(x, path, pool, before):
         (low, uncond), (high, cond) = pool
         beta = low + high
         guided = [(low / beta, uncond), (high / beta, cond)]
         mixed = sum(b * e for b, e in guided)
-        made = move(x, path, [(beta, mixed)], first)
-        return dataclasses.replace(made, d=made.d + move(x, path, guided, False).d)
+        made = move(x, path, [(beta, mixed)], before)
+        return dataclasses.replace(made, d=made.d + move(x, path, guided, before or path).d)
 
     return broken
 
@@ -120,6 +120,30 @@ def test_broken_correctors_are_seen(kind):
     assert errors(summed(move), CFG_ANNEALED, no_tilt, kind, 120)[-1] > 0.2
     # Drift control forgets where a run began; without it the start must be right.
     assert errors(plain, half, no_tilt, kind, 120, start=1.0)[-1] > 0.1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("corrector", "pool"),
+    [
+        (Correct(), PRODUCT),
+        (Correct(variance=4.0), [(2.5, Q1)]),
+        (Correct(variance=4.0), [*PRODUCT, (1.0, BROAD)]),
+    ],
+    ids=["product", "anneal_2.5", "three"],
+)
+def test_the_normaliser_is_within_a_hundredth_at_400_steps(corrector, pool, kind):
+    found = backward(corrector.move, grids(400)[kind], pool, no_tilt)
+    assert float(found[0] / quadrature(pool, no_tilt)[0]) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_experts_of_the_controls_mean_and_variance_are_moved_exactly(kind):
+    """At any number of steps, but for the last, which leaves no noise."""
+    law, none = Normal([0.7], [[2.0]]), torch.zeros(1, 1, dtype=torch.float64)
+    corrector = Correct(mean=0.7, variance=2.0)
+    found = gaussian_log_z(corrector.move, grids(20)[kind], [(2.5, law)], none)
+    assert float(found - product_log_z([(2.5, law)], none)) == pytest.approx(0, abs=1e-3)
 
 
 # Correlated Gaussians in two dimensions, all rows in closed form.
@@ -215,7 +239,7 @@ def test_a_single_expert_takes_the_sde_step_and_no_weight(kind, zeta):
     path = list(grids(10)[kind].transitions())[4]
     x = torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
     ((_, epsilon),) = pool = pool_at(x, path, [(1.0, Q1)])
-    made = Correct(zeta=zeta).move(x, path, pool, False)
+    made = Correct(zeta=zeta).move(x, path, pool, path)
     step = sde_step(x, (x - path.sigma * epsilon) / path.alpha, path, zeta)
     assert torch.allclose(made.kernel.mean, step.mean)
     assert made.kernel.std == pytest.approx(step.std)
@@ -225,13 +249,14 @@ def test_a_single_expert_takes_the_sde_step_and_no_weight(kind, zeta):
 def test_noise_beyond_what_a_step_carries_is_as_much_as_it_can():
     path = Gaussian(0.6, 0.8, 0.8, 0.6)
     x = torch.ones(1, 1, dtype=torch.float64)
-    assert Correct(zeta=9.0).move(x, path, [(1.0, x)], False).kernel.std == 0.6
+    assert Correct(zeta=9.0).move(x, path, [(1.0, x)], path).kernel.std == 0.6
 
 
 def test_the_last_step_changes_units_alone():
     """log Z is stated for x / alpha: a density's power changes by alpha^(d (B - 1))."""
     path = Gaussian(0.9, math.sqrt(0.19), 1.0, 0.0)
     x = torch.ones(2, 3, dtype=torch.float64)
-    made = Correct().move(x, path, [(2.5, x)], False)
+    still = Gaussian(path.alpha, path.sigma, path.alpha, path.sigma)
+    made = Correct().move(x, path, [(2.5, x)], still)
     assert torch.allclose(made.d, torch.tensor(4.5 * math.log(0.9), dtype=torch.float64))
     assert made.kernel.std == 0

@@ -64,6 +64,8 @@ class Result:
         seed: Seed of all the generators.
         cost: What the run spent.
         complete: False for a run cut short by an error or an interrupt.
+        repair: Effective sample size of the last step's repair alone, shape (P,), where a Tilt has
+            a greedy potential (see `RepairWarning`); it isn't saved.
     """
 
     prompts: list[str]
@@ -80,6 +82,7 @@ class Result:
     seed: int
     cost: Cost
     complete: bool = True
+    repair: Tensor | None = None
 
     @property
     def log_z(self) -> Tensor:
@@ -150,6 +153,7 @@ class Result:
             settings=settings,
             seed=seed,
             cost=cost,
+            repair=None if self.repair is None else self.repair[here],
         )
 
     def __repr__(self) -> str:
@@ -160,7 +164,8 @@ class Result:
             f"best {name} {float(v.max()):.4g}" for name, v in self.rewards.items() if v.numel()
         ]
         parts = [f"{prompts} prompt{'s' * (prompts != 1)} x {particles} particles"]
-        parts += [f"{len(self.trace)} transitions", f"ESS {ess}", *best]
+        repair = [] if self.repair is None else [f"repair ESS {float(self.repair.min()):.1f}"]
+        parts += [f"{len(self.trace)} transitions", f"ESS {ess}", *repair, *best]
         return f"<Result: {', '.join(parts)}{'' if self.complete else ', incomplete'}>"
 
     def _repr_html_(self) -> str:

@@ -14,6 +14,7 @@ from fkdiff.result import Result, Trace
 from fkdiff.smc import Cloud, Resample
 from fkdiff.terms.consistency import check_first
 from fkdiff.terms.cost import Cost
+from fkdiff.terms.repair import repair_ess, warn_of_repair
 from fkdiff.terms.reward import Reward
 from fkdiff.terms.step import Step
 from fkdiff.terms.term import State, Term
@@ -71,6 +72,7 @@ class Run:
     trace: list[Trace] = field(default_factory=list)
     selected: Tensor | None = None
     returned: Tensor | None = None
+    repair: Tensor | None = None
     _states: list[State] = field(default_factory=list)
     _twists: list[Tensor] = field(default_factory=list)
     _last: Step | _Seen | None = None
@@ -120,6 +122,7 @@ class Run:
         if step.index == 0:
             check_first(self.terms, step)
         self._last = step
+        before = list(self._twists)
         increments = [] if step.correction is None else [step.correction]
         for i, term in enumerate(self.terms):
             twist, self._states[i] = term.log_twist(step, self._states[i])
@@ -127,6 +130,9 @@ class Run:
             increments.append(torch.where(dead, 0.0, twist - self._twists[i]))
             self._twists[i] = twist
         self.cloud.reweight(_sum(increments, self.log_w))
+        if step.final and self.resamples:
+            self.repair = repair_ess(self.terms, before, self._twists)
+            warn_of_repair(self.repair, self.particles)
         ess = self.cloud.ess
         with self.cost.time("resample"):
             rows = self.cloud.resample(step.index, step.total)
@@ -252,6 +258,7 @@ class Run:
             seed=self.seed if isinstance(self.seed, int) else self.seed[0],
             cost=self.cost.over(self.shards) if complete else self.cost,
             complete=complete,
+            repair=self.repair,
         )
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fkdiff.terms.discrete_correctors import DiscreteCorrect
     from fkdiff.terms.fk_steering import Tilt
     from fkdiff.terms.products import Anneal, Product
+    from fkdiff.terms.repair import RepairWarning
     from fkdiff.terms.reward import Reward, RewardError, as_reward, load_reward, minimum
     from fkdiff.terms.rl_guidance import RLGuidance
     from fkdiff.terms.step import Expert, Step
@@ -25,6 +26,7 @@ __all__ = [
     "Expert",
     "Product",
     "RLGuidance",
+    "RepairWarning",
     "Reward",
     "RewardError",
     "State",
@@ -44,6 +46,7 @@ _HOMES = {
     "Expert": "step",
     "Product": "products",
     "RLGuidance": "rl_guidance",
+    "RepairWarning": "repair",
     "Reward": "reward",
     "RewardError": "reward",
     "State": "term",

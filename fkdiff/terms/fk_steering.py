@@ -49,8 +49,12 @@ class Tilt(Term):
     Arguments:
         reward: A reward or any callable on pixels (n, 3, h, w) in [0, 1]; higher is better.
         scale: lambda, per standard deviation of the reward; 0 leaves the law as it is.
-        potential: How intermediate rewards are used; "difference" is the safe choice, "max"
-            and "sum" are greedier and can collapse at the last step.
+        potential: How intermediate rewards are used; "difference" is the safe choice. "max", "sum"
+            and "current" select by more than the target's tilt, and the last step takes it back by
+            weights of heavy tails: with x for a reward of a normal law, scale 1, 25 steps and 64
+            particles, they left a median effective sample size of 4, and log Z was low by 1.2
+            ("max"), 4.2 ("sum") and 2.4 ("current"), up to 87 standard errors of Z.
+            `Result.repair` has the size; below a tenth of the particles a `RepairWarning`.
         schedule: Share of `scale` applied at each progress in (0, 1] (the last step always has
             all of it), "adaptive" to let the effective sample size choose, None for all of it.
         adaptive_ess: Share of the effective sample size that an adaptive step keeps, in (0, 1).

@@ -34,7 +34,9 @@ def drawn(setting, seed, *terms):
     """Reward of the one picture drawn for each prompt, shape (20,)."""
     pipe, prompts, clip = setting
     particles = PARTICLES if terms else 1
-    steered = steer(pipe, *terms, particles=particles, monitor=[clip], select="sample", seed=seed)
+    # Plain pictures take the same stochastic steps: the gain of a control is then 0 on average.
+    settings = {"particles": particles, "monitor": [clip], "select": "sample", "seed": seed}
+    steered = steer(pipe, *terms, stochastic=True, **settings)
     result = steered(prompts, **CALL).steering
     return result.rewards[clip.name].gather(1, result.selected).squeeze(1)
 

@@ -203,12 +203,36 @@ def decoder_for(pipe: Any) -> Decoder | None:
 
 
 def yields(pipe: Any) -> str:
-    """What the pipeline makes: "pixels", "video" or "audio"; told by its call if not known."""
+    """What the pipeline makes: "pixels", "video" or "audio"; told by what its call returns."""
     decoder = decoder_for(pipe)
     if decoder is not None:
         return decoder.inputs
+    told = [_KINDS[name] for name in _returned(pipe) if name in _KINDS]
+    if told:
+        return told[0]
     names = inspect.signature(type(pipe).__call__).parameters
     if {"num_frames", "num_videos_per_prompt"} & {*names}:  # some with sound beside it
         return "video"
     sounds = any("waveform" in name or name.startswith("audio_") for name in names)
     return "audio" if sounds else "pixels"
+
+
+_KINDS: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(("frames", "videos", "video"), "video"),
+        **dict.fromkeys(("images", "image"), "pixels"),
+        "audios": "audio",
+    }
+)
+
+
+def _returned(pipe: Any) -> list[str]:
+    """First fields of the output classes that the pipeline's call names."""
+    found = []
+    for base in type(pipe).__mro__:
+        call = inspect.unwrap(vars(base)["__call__"]) if "__call__" in vars(base) else None
+        for name in getattr(getattr(call, "__code__", None), "co_names", ()):
+            fields = getattr(call.__globals__.get(name), "__dataclass_fields__", None)  # pyright: ignore
+            if name.endswith("Output") and fields:
+                found.append(next(iter(fields)))
+    return found

@@ -91,17 +91,13 @@ class Samples:
 
     def _null_arguments(self, rows: int) -> dict[str, Any]:
         """Arguments of a call that yields so many samples."""
-        given = dict(self.expanded.arguments)
+        assert self.expanded.inputs is not None
+        # Any prompt will do: what a loop does with it is undone when the latents are handed over.
+        given = self.expanded.inputs.call([0], rows)
         for name in ("callback_on_step_end", "latents"):
             given.pop(name, None)
-        if self.expanded.key:
-            given[self.expanded.key] = rows
-            if "prompt" in given:
-                given["prompt"] = self.expanded.prompts[0]
-        else:
-            given = {k: v[:1] * rows if isinstance(v, list) else v for k, v in given.items()}
         if "strength" in given:
             given["strength"] = 1.0  # two steps of the null run must not become none
         # Encoded images come out as in the run, and nothing is drawn from the global state.
         generators = [torch.Generator().manual_seed(s) for s in self.seeds[:rows]]
-        return {**given, "output_type": "pt", "generator": generators}
+        return {**given, "output_type": "np", "generator": generators}

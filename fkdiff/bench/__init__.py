@@ -13,7 +13,7 @@ from fkdiff._version import __version__
 __all__ = ["BENCHES", "RESUMABLE", "BenchRefused", "run_bench"]
 
 BENCHES = {
-    "overhead": "time of a steered call over the stock pipeline's, same network and batch",
+    "overhead": "time of a steered call over a stock one, of taps, saves and `sample`",
     "memory": "peak memory of 64 particles in micro-batches of 8 over that of 8",
     "scale": "bytes and processor time that sharing one cloud over 2 and 4 processes adds",
     "policy": "success and latency of warm starts against DDPM, DDIM and controls",

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from fkdiff.bench.added_time import keep_growth, narrow_pipe, sample_ratio, tap_ms
+
 __all__ = ["run"]
 
 PARTICLES, STEPS = 8, 30
@@ -21,8 +23,10 @@ def run(quick: bool, seed: int) -> dict[str, Any]:
         seed: Seed of the noise.
 
     Returns:
-        `fk_ratio` and `passthrough_ratio` (medians of the triples' ratios to the stock call), and
-        the median seconds of each arm.
+        `fk_ratio` and `passthrough_ratio` (medians of the triples' ratios to the stock call), the
+        median seconds of each arm, and with networks that cost next to nothing `tap_ms`
+        (milliseconds that a tap adds to a step of 8 particles), `keep_growth` (time of a save at
+        400 steps over that at 50) and `sample_ratio.K` (`sample` over a plain loop).
     """
     arms = _arms(seed)
     for call in arms.values():  # the first calls allocate and choose kernels
@@ -33,9 +37,13 @@ def run(quick: bool, seed: int) -> dict[str, Any]:
             start = time.perf_counter()
             call()
             seconds[name].append(time.perf_counter() - start)
+    pairs, pipe = 5 if quick else 15, narrow_pipe()
     return {
         "fk_ratio": _ratio(seconds["fk"], seconds["stock"]),
         "passthrough_ratio": _ratio(seconds["passthrough"], seconds["stock"]),
+        "tap_ms": tap_ms(pipe, seed, pairs),
+        "keep_growth": keep_growth(pipe, seed),
+        "sample_ratio": {f"K{k}": sample_ratio(k, seed, pairs) for k in (1000, 100_000)},
         "seconds": {name: statistics.median(values) for name, values in seconds.items()},
         "particles": PARTICLES,
         "steps": STEPS,

@@ -1,5 +1,6 @@
 """The command `fkdiff`. Nothing heavy is imported before a command runs."""
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -72,10 +73,15 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     try:
         code = app(words or ["--help"], prog_name="fkdiff", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what can't be written is told here, not by Python at its exit
     except Stop as stop:
         return _say(str(stop), stop.code)
     except (typer.Abort, KeyboardInterrupt):
         return _say("interrupted", 130)
+    except BrokenPipeError:
+        _let_go()
+        return 1  # whoever reads has gone, as `head` does: nobody is left to be told
     except OSError as error:
         if disk_full(error) is not None:
             return _say(f"{disk_full(error)} and give the command again", 1)
@@ -85,6 +91,13 @@ def _run(words: list[str]) -> int:
     except _CLICK_ERROR as error:
         return _say(" ".join(error.format_message().split()), 2)
     return code if isinstance(code, int) else 0
+
+
+def _let_go() -> None:
+    """Point the standard output nowhere, so that Python doesn't write to it again at its exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _say(message: str, code: int) -> int:

@@ -4,13 +4,15 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "clear_parts",
     "home_path",
+    "json_of",
     "lines_of",
     "naming",
     "text_of",
@@ -19,6 +21,8 @@ __all__ = [
 ]
 
 _PART = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
+_DEEPEST = 64
+"""Levels of JSON, far more than fkdiff writes."""
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -122,6 +126,29 @@ def lines_of(text: str) -> list[str]:
     return re.split(r"\r\n|\r|\n", text)
 
 
+def json_of(data: str | bytes) -> Any:
+    """What JSON of any origin holds.
+
+    Raises:
+        ValueError: If it isn't JSON, has a number of too many digits, or is nested so deeply that
+            whoever walks through it would fail.
+
+    >>> json_of('{"prompt": ["a cat"]}')
+    {'prompt': ['a cat']}
+    """
+    told = f"JSON must be nested at most {_DEEPEST} deep"
+    try:
+        found = json.loads(data)
+    except RecursionError:
+        raise ValueError(told) from None
+    level = [found]
+    for _ in range(_DEEPEST):
+        level = [inner for value in level for inner in _inside(value)]
+        if not level:
+            return found
+    raise ValueError(told)
+
+
 def home_path(text: str | Path) -> Path:
     """A path with `~` as the home folder; as it stands where there is no such user.
 
@@ -136,6 +163,10 @@ def clear_parts(folder: Path) -> None:
     for part in folder.rglob(".*.part"):
         if _PART.fullmatch(part.name):
             part.unlink(missing_ok=True)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _umask() -> int:

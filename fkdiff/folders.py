@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fkdiff._version import __version__
-from fkdiff.files import write_whole
+from fkdiff.files import json_of, write_whole
 
 __all__ = ["MARK", "check_own", "claimed", "is_run", "mark", "pictures_of", "unmark"]
 
@@ -171,8 +171,8 @@ def _read(path: Path) -> dict[str, Any] | None:
     try:
         if path.is_symlink() or not path.is_file() or path.stat().st_size > _MOST:
             return None
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        found = json_of(path.read_bytes())
+    except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -1,6 +1,5 @@
 """Folders of a file of prompts: each line is known by what it asks for, wherever it stands."""
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import count
@@ -10,6 +9,7 @@ from typing import Any
 from fkdiff.commands.request import Request, command_of
 from fkdiff.commands.resuming import unfinished
 from fkdiff.commands.stops import refused
+from fkdiff.files import json_of
 from fkdiff.folders import pictures_of
 from fkdiff.report.folder import write_json
 
@@ -98,7 +98,7 @@ def _command_in(folder: Path) -> str | None:
 def _read(path: Path) -> dict[str, Any]:
     """An object from a JSON file; a missing or damaged one is empty."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        found = json_of(path.read_bytes())
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -1,6 +1,5 @@
 """Who may open the page of `fkdiff app`, and what of gradio's server is open at all."""
 
-import json
 import re
 import secrets
 import socket
@@ -13,6 +12,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fkdiff.files import json_of
 
 __all__ = ["Guard", "Lock", "is_local"]
 
@@ -165,8 +166,8 @@ async def _form(request: Request) -> tuple[tuple[int, str] | None, Receive]:
 def _is_flat(body: bytes) -> bool:
     """Whether a form's values are plain; gradio reads a file or address where it finds a dict."""
     try:
-        form: Any = json.loads(body)
-    except (ValueError, RecursionError):
+        form: Any = json_of(body)
+    except ValueError:
         return False
     if not isinstance(form, dict) or not isinstance(form.get("data"), list | None):
         return False

@@ -1,11 +1,11 @@
 """A pipeline by its name or folder, on its device; what can't be loaded is refused."""
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fkdiff.commands.stops import refused
+from fkdiff.files import json_of
 
 if TYPE_CHECKING:
     from fkdiff.commands.request import Request
@@ -28,8 +28,8 @@ def class_in(folder: Path, option: str = "--model") -> str:
             f"folder written by save_pretrained, a Hub id or a bundled model"
         )
     try:
-        found = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        found = json_of(file.read_bytes())
+    except (OSError, ValueError) as error:
         told = f"{file.name} is damaged ({_first_line(error)})"
         raise refused(f"{option} {folder} can't be loaded: {told}") from None
     name = found.get("_class_name") if isinstance(found, dict) else None

@@ -79,14 +79,17 @@ def _encoded(picture: "Image.Image", kind: str) -> bytes:
 
 
 def _opened(file: Path) -> "Image.Image":
-    from PIL import Image
+    """A picture as it is seen: turned as its camera says, palettes with their transparency."""
+    from PIL import Image, ImageOps
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as image:
                 image.load()
-                return image.copy()
+                turned = ImageOps.exif_transpose(image)
+                clear = turned.mode == "P" and "transparency" in turned.info
+                return turned.convert("RGBA") if clear else turned
     except FileNotFoundError:
         raise refused(f"{file} doesn't exist; name a picture") from None
     except Exception as error:  # a damaged picture makes its reader fail in any way

@@ -1,7 +1,6 @@
 """Paths on the command line, and the folder that a command writes into."""
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ import typer
 
 from fkdiff.commands.launched import speaks
 from fkdiff.commands.stops import refused
-from fkdiff.files import home_path
+from fkdiff.files import home_path, json_of
 from fkdiff.folders import claimed
 
 __all__ = ["check_file", "held", "is_ours", "path", "steady"]
@@ -85,8 +84,8 @@ def is_ours(file: Path, *keys: str) -> bool:
     try:
         if file.suffix.lower() == ".png":
             return bool(read_png(file))
-        return bool(keys) and {*keys} <= json.loads(file.read_bytes()).keys()
-    except (OSError, ValueError, AttributeError, RecursionError):
+        return bool(keys) and {*keys} <= json_of(file.read_bytes()).keys()
+    except (OSError, ValueError, AttributeError):
         return False
 
 

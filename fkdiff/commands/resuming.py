@@ -14,6 +14,7 @@ from fkdiff.commands.launched import speaks
 from fkdiff.commands.request import UNTOLD, Request, checked
 from fkdiff.commands.reward_code import runs_code
 from fkdiff.commands.stops import refused
+from fkdiff.files import json_of
 
 if TYPE_CHECKING:
     from fkdiff.taps.snapshots import Snapshots
@@ -91,7 +92,7 @@ def finished(folder: Path) -> Path | None:
     if _file(folder).is_file() or not (result.is_file() and page.is_file()):
         return None
     try:
-        about = json.loads(result.read_text(encoding="utf-8"))
+        about = json_of(result.read_bytes())
     except (OSError, ValueError):
         return None
     return page if isinstance(about, dict) and about.get("complete") is True else None

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fkdiff.files import json_of, write_whole
 from fkdiff.policy.contraction import contraction_factor, start_scale
 from fkdiff.policy.denoising import Denoiser, denoise
 from fkdiff.policy.levels import Levels
@@ -162,7 +163,7 @@ class Calibration:
 
     def save(self, file: Path) -> None:
         """Write JSON."""
-        file.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+        write_whole(file, (json.dumps(asdict(self)) + "\n").encode())
 
     @classmethod
     def load(cls, file: Path) -> "Calibration":
@@ -172,16 +173,28 @@ class Calibration:
             ValueError: If the file isn't a calibration.
         """
         try:
-            stored: Any = json.loads(file.read_bytes())
-        except (ValueError, RecursionError):
+            stored: Any = json_of(file.read_bytes())
+        except ValueError:
             stored = None
-        fields = cls.__dataclass_fields__
-        if not isinstance(stored, dict) or set(stored) != set(fields):
+        if not _measured(stored):
             raise ValueError(
                 f"{file} isn't a calibration; make one with `fkdiff policy calibrate`"
             )
         values: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
         return cls(**values)
+
+
+def _measured(stored: Any) -> bool:
+    """Whether an object holds what a calibration measures, in numbers that can be used."""
+    if not isinstance(stored, dict) or set(stored) != set(Calibration.__dataclass_fields__):
+        return False
+    counts, lists = ("executed", "horizon"), ("spread", "error", "observation_scale", "distances")
+    return (
+        all(type(stored[name]) is int and stored[name] >= 1 for name in counts)
+        and bool(stored["spread"])
+        and all(isinstance(stored[name], list) for name in lists)
+        and all(type(v) in (int, float) and 0 <= v < math.inf for n in lists for v in stored[n])
+    )
 
 
 def calibrate(

@@ -1,6 +1,5 @@
 """Reads a run folder back: the result that was saved there, checked before it is used."""
 
-import json
 import math
 import re
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fkdiff.files import json_of
 from fkdiff.report.facts import FORMAT
 from fkdiff.result import Cost, Result, Trace
 
@@ -44,7 +44,7 @@ def load(folder: str | Path) -> Result:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json_of(path.read_bytes())
     except FileNotFoundError:
         raise ValueError(
             f"folder must be a run folder, {path} doesn't exist; name what --out or save() named"

@@ -11,6 +11,8 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
+from fkdiff.files import json_of
+
 __all__ = ["encode_png", "parameters_text", "read_png"]
 
 _KEY = "fkdiff"
@@ -76,8 +78,8 @@ def read_png(path: str | Path) -> dict[str, Any]:
     if text is None:
         raise ValueError(f"{path} carries no settings of fkdiff; only pictures of a run folder do")
     try:
-        about = json.loads(text)
-    except (ValueError, RecursionError):
+        about = json_of(text)
+    except ValueError:
         about = None
     if not isinstance(about, dict):
         raise ValueError(f"{path} carries settings that aren't valid JSON")

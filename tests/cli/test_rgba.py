@@ -30,7 +30,8 @@ def test_a_cut_out_is_written_reported_and_pasted(fkdiff, here, bundled):
     assert np.array_equal(one, other)
     Image.new("RGB", (32, 32), "white").save("white.png")
     code, out, _ = fkdiff("paste", "white.png", "a-cat.png", "--at", "0.5,0.6", "--scale", 0.4)
-    assert code == 0 and Image.open("pasted.png").size == (32, 32)
+    with Image.open("pasted.png") as pasted:
+        assert code == 0 and pasted.size == (32, 32)
 
 
 def test_several_pictures_are_steered_and_numbered(fkdiff, here, bundled):

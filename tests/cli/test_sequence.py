@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 
@@ -50,21 +51,21 @@ def test_generate_writes_designs_with_their_properties(folder, fkdiff, monkeypat
     assert code == 0, err
     records = read_fasta("d.fasta", Alphabet.named("dna"))
     assert [len(r.sequence) for r in records] == [8] * 3
-    rows = list(csv.DictReader(open("d.csv")))
+    rows = list(csv.DictReader(Path("d.csv").read_text().splitlines()))
     assert {"TBP", "gc", "tata", "reward", "duplicate", "known", "nearest"} <= set(rows[0])
-    told = json.loads(open("d.json").read())
+    told = json.loads(Path("d.json").read_text())
     assert "TBP - 0.5 * gc" in told["target"]
     assert set(told["summary"]) == {"designs", "plain", "guided alone"}
     assert "nats a path from the unguided law" in out
     assert told["nats"]["nats of guidance"] > 0
-    assert open("d.png", "rb").read(4) == b"\x89PNG"
-    first = open("d.fasta").read()
+    assert Path("d.png").read_bytes()[:4] == b"\x89PNG"
+    first = Path("d.fasta").read_text()
     assert fkdiff(
         "sequence", "generate", "--model", "flow", "--guide", "tata", "--jaspar", "tbp.jaspar",
         "--reward", "TBP - 0.5 * gc", "--length", 8, "--n", 3, "--particles", 4, "--steps", 5,
         "--out", "e.fasta", "--class", "tata", "--no-compare",
     )[0] == 0  # fmt: skip
-    assert open("e.fasta").read() == first
+    assert Path("e.fasta").read_text() == first
 
 
 @pytest.mark.parametrize(

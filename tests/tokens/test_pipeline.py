@@ -2,6 +2,8 @@
 
 import csv
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +40,7 @@ def pipe(folders):
     return quiet(MaskedDiffusionPipeline.from_masked_lm(folders["letters"]))
 
 
-def quiet(pipe):
+def quiet(pipe: Any) -> Any:
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -148,14 +150,14 @@ def test_command_line(folders, tmp_path, monkeypatch, capsys):
     words = ["sequence", "generate", "--masked", "--model", folders["letters"], "--length", "5"]
     more = ["--reward", "motif:ACE", "--scale", "4", "--n", "3", "--steps", "4"]
     assert main([*words, *more, "--particles", "4", "--out", "d.fasta"]) == 0
-    rows = list(csv.DictReader(open("d.csv")))
+    rows = list(csv.DictReader(Path("d.csv").read_text().splitlines()))
     assert [len(row["sequence"]) for row in rows] == [5] * 3 and "reward" in rows[0]
-    told = json.loads(open("d.json").read())
+    told = json.loads(Path("d.json").read_text())
     assert "motif" in told["target"] and set(told["summary"]) == {"designs", "plain"}
-    assert open("d.png", "rb").read(4) == b"\x89PNG"
+    assert Path("d.png").read_bytes()[:4] == b"\x89PNG"
     lines = ["sequence", "generate", "--masked", "--model", folders["words"], "--prompt", "a red"]
     assert main([*lines, "--length", "2", "--n", "2", "--steps", "2", "--out", "w.txt"]) == 0
-    assert len(open("w.txt").read().splitlines()) == 2
+    assert len(Path("w.txt").read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fkdiff.files import json_of, write_whole
 from fkdiff.policy.contraction import contraction_factor, start_scale
 from fkdiff.policy.denoising import Denoiser, denoise
 from fkdiff.policy.levels import Levels
@@ -163,7 +162,7 @@ class Calibration:
 
     def save(self, file: Path) -> None:
         """Write JSON."""
-        write_whole(file, (json.dumps(asdict(self)) + "\n").encode())
+        file.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, file: Path) -> "Calibration":
@@ -173,8 +172,8 @@ class Calibration:
             ValueError: If the file isn't a calibration.
         """
         try:
-            stored: Any = json_of(file.read_bytes())
-        except ValueError:
+            stored: Any = json.loads(file.read_bytes())
+        except (ValueError, RecursionError):
             stored = None
         if not _measured(stored):
             raise ValueError(

@@ -42,6 +42,7 @@ MAY = {
     "run": {"smc", "processes", "terms", "result"},
     "refusals": {"terms", "taps"},
     "steering": {"smc", "processes", "terms", "taps", "result", "run", "refusals"},
+    "testing": {"processes", "terms", "taps", "steering"},
     "loops": {"smc", "processes", "terms", "result", "run"},
     "sampling": {"smc", "processes", "terms", "result", "run", "loops"},
     "sequences": CORE | {"zoo"},

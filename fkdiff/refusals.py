@@ -1,15 +1,54 @@
 """What `steer` refuses before a run, with the remedy."""
 
+import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from torch import nn
 
 from fkdiff.taps import PipelineTap, TapError
 from fkdiff.taps.arguments import Expanded
 from fkdiff.taps.tokens import TokenTap
 from fkdiff.terms.reward import Reward
+from fkdiff.terms.reward_function import Keywords
 from fkdiff.terms.term import Term
 
-__all__ = ["check_drawn", "check_read", "check_shared"]
+__all__ = ["check_drawn", "check_read", "check_shared", "reads_texts"]
+
+
+def reads_texts(reward: Any) -> bool:
+    """Whether a reward, or a part of it, has an argument `prompts`.
+
+    Arguments:
+        reward: A reward; of a combination its parts are asked, wherever it holds them.
+
+    Example:
+        >>> from fkdiff import as_reward
+        >>> plain = as_reward(lambda images: images.mean((1, 2, 3)), name="plain")
+        >>> texts = as_reward(lambda images, prompts: images.mean((1, 2, 3)), name="texts")
+        >>> reads_texts(plain), reads_texts(plain + 2 * texts)
+        (False, True)
+    """
+    held = vars(reward).values() if hasattr(reward, "__dict__") else ()
+    parts = [
+        part
+        for value in held
+        for part in (value if isinstance(value, list | tuple) else [value])
+        if callable(part) and hasattr(part, "inputs")
+    ]
+    if parts:
+        return any(reads_texts(part) for part in parts)
+    stated = getattr(reward, "reads_prompts", None)
+    if stated is not None:
+        return stated
+    asked = getattr(reward, "fn", reward)
+    if "prompts" in Keywords.of(asked).reserved:
+        return False
+    asked = asked.forward if isinstance(asked, nn.Module) else asked
+    try:
+        return "prompts" in inspect.signature(asked).parameters
+    except ValueError:  # a builtin takes the samples alone
+        return False
 
 
 def check_drawn(
@@ -64,7 +103,7 @@ def check_shared(pipe: Any, expanded: Expanded) -> None:
 
 
 def check_read(pipe: Any, tap: PipelineTap | TokenTap, rewards: Iterable[Reward]) -> None:
-    """Refuse rewards that read what isn't drawn, which would fail at their first look.
+    """Refuse rewards that read what isn't there: other samples, or texts that nobody gave.
 
     Arguments:
         pipe: The pipeline.
@@ -74,7 +113,17 @@ def check_read(pipe: Any, tap: PipelineTap | TokenTap, rewards: Iterable[Reward]
     Raises:
         TapError: If there is one.
     """
+    texts, arguments = tap.expanded.prompts, tap.expanded.arguments
+    embedded = not any(texts) and any(
+        value is not None and name.endswith("prompt_embeds") and not name.startswith("negative")
+        for name, value in arguments.items()
+    )
     for reward in rewards:
+        if embedded and reads_texts(reward):
+            raise TapError(
+                f"prompts must be given beside prompt_embeds: the reward {reward.name!r} reads "
+                f"texts, which can't be told from embeddings; add prompts=['...'] to the call"
+            )
         if reward.inputs in tap.readable:
             continue
         if reward.inputs == "rgba" and tap.inputs == "pixels":

@@ -230,7 +230,7 @@ class Steered:
                 if run.returned is None:
                     raise TapError(
                         "the run ended before its last timestep, so its weights are incomplete; "
-                        "leave out denoising_end or interrupts"
+                        "leave out interrupts"
                     )
                 share_rows(output, shards, run.returned)
         finally:

@@ -59,14 +59,18 @@ def expand(
 
     Raises:
         TypeError: If the arguments don't fit the pipeline's signature.
-        ValueError: If latents are given with another number of rows.
+        ValueError: If latents are given with another number of rows, or `prompts`, the texts of
+            embedded prompts for rewards, in another number.
+        TapError: If the call would end before its last step.
     """
-    signature = inspect.signature(type(pipe).__call__)
+    signature, kwargs = inspect.signature(type(pipe).__call__), dict(kwargs)
+    texts = None if "prompts" in signature.parameters else kwargs.pop("prompts", None)
     bound = {**_card_defaults(pipe), **signature.bind(pipe, *args, **kwargs).arguments}
     bound.pop("self", None)
     bound.update(bound.pop("kwargs", {}))
     bound.pop("generator", None)
     _check_state(pipe, bound)
+    _check_whole(bound)
     key = next((k for k in _PER_PROMPT if k in _names(pipe, signature)), None)
     counted = int(bound.pop(key, 1) or 1) if key else 1
     inputs = PerPrompt(
@@ -83,7 +87,7 @@ def expand(
         rows = [p * particles + slot for p in range(prompts) for slot in slots]
         given["latents"] = given["latents"][rows]
     wanted = 1 if inputs.ignoring else counted
-    return Expanded(given, inputs.texts, wanted, key if inputs.counted else None, inputs)
+    return Expanded(given, _told(texts, inputs), wanted, key if inputs.counted else None, inputs)
 
 
 def _card_defaults(pipe: Any) -> dict[str, Any]:
@@ -110,6 +114,31 @@ def _check_state(pipe: Any, given: dict[str, Any]) -> None:
         )
     if given.get("state") is not None:
         raise TapError("state can't be continued for K particles; pass its inputs by name")
+
+
+def _check_whole(given: dict[str, Any]) -> None:
+    """Refuse a run that leaves noise for another pipeline: its weights would be incomplete."""
+    end = given.get("denoising_end")
+    if end is not None and 0 < float(end) < 1:
+        raise TapError(
+            f"denoising_end must be left out, got {end}: a run that ends early has no samples "
+            f"for rewards to weigh; steer the whole run, or the second pipeline alone"
+        )
+
+
+def _told(texts: Any, inputs: PerPrompt) -> list[str]:
+    """What rewards read of each prompt: texts given beside embeddings, or the call's own."""
+    if texts is None:
+        return inputs.texts
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if any(inputs.texts):
+        raise ValueError("prompts must be left out where the call has the texts itself")
+    if len(texts) != inputs.prompts:
+        raise ValueError(
+            f"prompts must hold a text for each of the {inputs.prompts} embedded prompts, "
+            f"got {len(texts)}"
+        )
+    return texts
 
 
 def _check_latents(given: dict[str, Any], rows: int) -> None:

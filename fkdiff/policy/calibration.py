@@ -187,12 +187,14 @@ def _measured(stored: Any) -> bool:
     """Whether an object holds what a calibration measures, in numbers that can be used."""
     if not isinstance(stored, dict) or set(stored) != set(Calibration.__dataclass_fields__):
         return False
-    counts, lists = ("executed", "horizon"), ("spread", "error", "observation_scale", "distances")
+    counts, sizes = ("executed", "horizon"), ("spread", "observation_scale", "distances")
+    lists = (*sizes, "error")
     return (
         all(type(stored[name]) is int and stored[name] >= 1 for name in counts)
         and bool(stored["spread"])
         and all(isinstance(stored[name], list) for name in lists)
-        and all(type(v) in (int, float) and 0 <= v < math.inf for n in lists for v in stored[n])
+        and all(type(v) in (int, float) and math.isfinite(v) for n in lists for v in stored[n])
+        and all(v >= 0 for name in sizes for v in stored[name])
     )
 
 

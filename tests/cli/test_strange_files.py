@@ -55,7 +55,7 @@ def test_what_is_64_deep_is_read():
 MEASURED = asdict(Calibration((0.1,), (0.2,), 1, 8, (1.0,), (0.3,)))
 CRAFTED = [
     {"spread": 3}, {"spread": []}, {"spread": ["a"]}, {"spread": [None]}, {"error": [[0.1]]},
-    {"error": [float("nan")]}, {"error": [float("inf")]}, {"error": [-1]}, {"executed": "1"},
+    {"error": [float("nan")]}, {"error": [float("inf")]}, {"distances": [-1]}, {"executed": "1"},
     {"executed": 0}, {"executed": True}, {"horizon": 1.5}, {"horizon": None}, {"distances": {}},
     {"observation_scale": "x"}, {"more": 1},
 ]  # fmt: skip

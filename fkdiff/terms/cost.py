@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 from fkdiff.processes.shards import Shards
 
@@ -47,7 +48,7 @@ class Cost:
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
-    def shares(self, prompts: int) -> "list[Cost]":
+    def shares(self, prompts: int) -> list[Self]:
         """Even shares of what a run of several prompts spent, which add up to it.
 
         >>> [share.decodes for share in Cost(decodes=7).shares(2)]

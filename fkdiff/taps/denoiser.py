@@ -11,7 +11,7 @@ import torch
 
 from fkdiff.processes.shards import Shards
 from fkdiff.taps.batching import batch_of, chunked, cuts
-from fkdiff.taps.remembering import check_forgetful
+from fkdiff.taps.remembering import check_forgetful, replaced
 from fkdiff.taps.shadowing import variant
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.memory import Batched, within_memory
@@ -146,6 +146,7 @@ def _tapped(
     on_call: OnCall,
 ) -> Iterator[None]:
     base, signature = type(module), signature_of(module)
+    wrapped = bool(replaced(module))
 
     def evaluate(bound: inspect.BoundArguments, other: torch.nn.Module | None = None) -> Any:
         network = other or functools.partial(base.__call__, module)
@@ -164,7 +165,10 @@ def _tapped(
 
     def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         bound = bound_as_called(signature, args, kwargs)
-        return on_call(NetworkCall(name, module, bound, evaluate))
+        out = on_call(NetworkCall(name, module, bound, evaluate))
+        if wrapped:  # by something that may have kept activations of this call
+            check_forgetful(name, module)
+        return out
 
     with calling(module, call):
         yield

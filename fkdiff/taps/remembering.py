@@ -1,12 +1,16 @@
 """Networks that keep something of a call for the next one, where rows lose their particles."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping
+from types import CellType, FunctionType, MethodType, ModuleType
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from fkdiff.taps.coefficients import TapError
 
-__all__ = ["check_forgetful"]
+__all__ = ["check_forgetful", "replaced"]
 
 
 def check_forgetful(name: str, network: torch.nn.Module) -> None:
@@ -22,29 +26,77 @@ def check_forgetful(name: str, network: torch.nn.Module) -> None:
     Raises:
         TapError: With what keeps them and the remedy.
     """
-    whole = (network, getattr(network, "_orig_mod", network))
-    for path, module in network.named_modules():
+    for module in network.modules():
         kept = next(_stateful(module), None)
         if kept is not None:
             raise TapError(
                 f"{name} has a cache ({kept}) that keeps activations from step to step, which "
                 f"can't follow resampled particles; call pipe.{name}.disable_cache() first"
             )
-        if not any(module is part for part in whole) and _replaced(module):
+    seen: dict[int, str] = {}
+    for path, forward in replaced(network):
+        held = list(_held(forward))
+        if any(isinstance(one, Tensor) for one in held) or any(id(one) in seen for one in held):
             raise TapError(
-                f"forward of {name}.{path} is replaced, as DeepCache and its like do to answer "
-                f"from earlier steps, which can't follow resampled particles; take it off first "
-                f"(DeepCache: helper.disable()), or wrap pipe.{name}.forward alone"
+                f"forward of {name}.{path} is replaced by one that keeps something for the next "
+                f"call, as DeepCache and its like do to answer from earlier steps, which can't "
+                f"follow resampled particles; take it off first (DeepCache: helper.disable())"
             )
+        seen |= {id(one): path for one in held}
+
+
+def replaced(network: torch.nn.Module) -> list[tuple[str, Any]]:
+    """Parts of a network, by path, to which someone gave another forward, and that forward.
+
+    What diffusers' and accelerate's hooks replace doesn't count, and neither does the forward of
+    the whole, which sees every call.
+    """
+    whole = (network, getattr(network, "_orig_mod", network))
+    return [
+        (path, vars(module)["forward"])
+        for path, module in network.named_modules()
+        if "forward" in vars(module)
+        and not any(module is part for part in whole)
+        and not hasattr(module, "_diffusers_hook")
+        and not hasattr(module, "_hf_hook")
+    ]
+
+
+def _held(value: Any, depth: int = 4) -> Iterator[Any]:
+    """Tensors, containers and objects that a function can keep something in, modules excepted."""
+    if isinstance(value, Tensor):
+        yield value
+        return
+    if depth == 0 or isinstance(value, (torch.nn.Module, type, ModuleType, str, bytes)):
+        return
+    if isinstance(value, (dict, list, set)) or hasattr(value, "__dict__"):
+        if not callable(value):
+            yield value
+    for part in _parts(value):
+        yield from _held(part, depth - 1)
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """What a function, a container or an object refers to by itself."""
+    if isinstance(value, functools.partial):
+        yield from (value.func, *value.args, *value.keywords.values())
+    elif isinstance(value, MethodType):
+        yield value.__self__
+    elif isinstance(value, FunctionType):
+        cells = (cell for cell in value.__closure__ or () if cell != CellType())
+        yield from (cell.cell_contents for cell in cells)
+        yield from value.__defaults__ or ()
+        yield from (value.__kwdefaults__ or {}).values()
+        yield from vars(value).values()
+    elif isinstance(value, Mapping):
+        yield from value.values()
+    elif isinstance(value, (list, tuple, set)):
+        yield from value
+    elif hasattr(value, "__dict__"):
+        yield from vars(value).values()
 
 
 def _stateful(module: torch.nn.Module) -> Iterator[str]:
     """Names of diffusers' hooks on a module that keep a state."""
     hooks = getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
     yield from (type(hook).__name__ for hook in hooks.values() if hook._is_stateful)
-
-
-def _replaced(module: torch.nn.Module) -> bool:
-    """Whether someone but diffusers' and accelerate's hooks gave a module another forward."""
-    hooked = hasattr(module, "_diffusers_hook") or hasattr(module, "_hf_hook")
-    return "forward" in vars(module) and not hooked

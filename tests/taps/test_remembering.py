@@ -77,10 +77,73 @@ def test_a_wrapped_forward_is_called_as_it_was(name, kind, monkeypatch):
         assert_near(as_tensor(run(**{**CALL, **tiny.call})), drawn, 1e-5)
 
 
-def test_a_replaced_block_is_refused_and_says_why(monkeypatch):
-    tiny = shared("sd")
-    block = tiny.pipe.unet.mid_block or tiny.pipe.unet.up_blocks[0]
-    forward = block.forward
-    monkeypatch.setattr(block, "forward", lambda *args, **kwargs: forward(*args, **kwargs))
+def test_a_block_that_is_only_wrapped_is_let_through(monkeypatch):
+    tiny, drawn, seen = shared("sd"), stock("sd"), []
+    for block in (tiny.pipe.unet.mid_block, *tiny.pipe.unet.up_blocks):
+        monkeypatch.setattr(block, "forward", timed(block.forward, []))
+    monkeypatch.setattr(
+        tiny.pipe.unet.conv_in, "forward", timed(tiny.pipe.unet.conv_in.forward, seen)
+    )
+    run = steer(tiny.pipe, particles=K, seed=SEED, select="all")
+    assert_near(as_tensor(run(**{**CALL, **tiny.call})), drawn, 1e-6)
+    assert seen
+
+
+def timed(forward, seen):
+    def call(*args, **kwargs):
+        seen.append("called")
+        return forward(*args, **kwargs)
+
+    return call
+
+
+class Helper:
+    """Answers from the last step every second time, as DeepCache does."""
+
+    def __init__(self):
+        self.step, self.kept = {}, {}
+
+    def around(self, name, forward):
+        def call(*args, **kwargs):
+            self.step[name] = self.step.get(name, -1) + 1
+            if self.step[name] % 2 == 0:
+                self.kept[name] = forward(*args, **kwargs)
+            return self.kept[name]
+
+        return call
+
+
+def in_a_default(forward):
+    def call(*args, kept=[], **kwargs):  # noqa: B006 (to keep it)
+        kept[:] = kept or [forward(*args, **kwargs)]
+        return kept[0]
+
+    return call
+
+
+class Bound:
+    """A forward that is a method of what keeps."""
+
+    def __init__(self, forward):
+        self.usual, self.kept = forward, None
+
+    def forward(self, *args, **kwargs):
+        self.kept = self.usual(*args, **kwargs) if self.kept is None else self.kept
+        return self.kept
+
+
+@pytest.mark.parametrize("way", ["helper", "one block", "default", "bound"])
+def test_a_block_that_keeps_its_output_is_refused_and_says_why(monkeypatch, way):
+    tiny, helper = shared("sd"), Helper()
+    unet = tiny.pipe.unet
+    blocks = [*unet.down_blocks, *unet.up_blocks] if way == "helper" else [unet.up_blocks[0]]
+    for place, block in enumerate(blocks):
+        replacement = {
+            "default": in_a_default,
+            "bound": lambda forward: Bound(forward).forward,
+        }.get(way, lambda forward, place=place: helper.around(place, forward))
+        monkeypatch.setattr(block, "forward", replacement(block.forward))
     with pytest.raises(TapError, match=r"DeepCache.*helper.disable\(\)"):
         steer(tiny.pipe, particles=2, seed=SEED)(**{**CALL, **tiny.call})
+    # Several blocks that share a helper are refused before the run, one after its first call.
+    assert helper.step == ({0: 0} if way == "one block" else {})

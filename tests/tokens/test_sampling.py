@@ -61,8 +61,12 @@ def masses(result):
 
 
 def p_value(found, target):
-    """Chi-square of the mean masses: the 30 likeliest outcomes, and all the others together."""
+    """Chi-square of the mean masses: the 30 likeliest outcomes, and all the others together.
+
+    What fewer than 10 clouds have seen has no covariance worth the name, and is among the others.
+    """
     order = target.argsort(descending=True)[:30]
+    order = order[(found > 0).sum(0)[order] >= 10]
 
     def merged(m):
         return torch.cat([m[..., order], (m.sum(-1) - m[..., order].sum(-1))[..., None]], -1)
@@ -176,16 +180,16 @@ def test_without_correction_the_pool_is_another_law(name):
 def test_the_published_rate_scale_is_worse(name):
     case = CASES[name]
 
-    def spread(rate):
+    def spread(rate, clouds=200):
         result = sample_tokens(
             case.denoisers, MaskedPath(20, mask=3), *case.terms, DiscreteCorrect(rate),
-            template=template(200), particles=10, resample=ALWAYS, seed=3,
+            template=template(clouds), particles=10, resample=ALWAYS, seed=3,
         )  # fmt: skip
         z = result.log_z.exp()
         return float(z.std() / z.mean())
 
     assert spread("published") > 2 * spread("pilot")
-    assert spread(1 / 3) < 0.5
+    assert spread(1 / 3, clouds=1600) < 0.5  # heavy tails: .35 to .53 with 200
 
 
 def test_plain_correct_stands_for_the_discrete_one():

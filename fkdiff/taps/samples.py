@@ -10,6 +10,7 @@ from fkdiff.taps.arguments import Expanded
 from fkdiff.taps.coefficients import TapError
 from fkdiff.taps.decode import decoder_for, yields
 from fkdiff.taps.null_run import null_run
+from fkdiff.taps.per_prompt import PerPrompt
 from fkdiff.taps.regions import TappedRegions
 from fkdiff.terms.cost import Cost
 
@@ -89,11 +90,17 @@ class Samples:
         """Rows that were decoded."""
         self.cost.decodes += rows
 
+    @property
+    def _by_prompt(self) -> PerPrompt:
+        """The call by prompt; arguments that were expanded elsewhere count as they are."""
+        whole, key = self.expanded.arguments, self.expanded.key
+        given = {name: value for name, value in whole.items() if name != key}
+        return self.expanded.inputs or PerPrompt(type(self.pipe).__name__, given, key)
+
     def _null_arguments(self, rows: int) -> dict[str, Any]:
         """Arguments of a call that yields so many samples."""
-        assert self.expanded.inputs is not None
         # Any prompt will do: what a loop does with it is undone when the latents are handed over.
-        given = self.expanded.inputs.call([0], rows)
+        given = self._by_prompt.call([0], rows)
         for name in ("callback_on_step_end", "latents"):
             given.pop(name, None)
         if "strength" in given:

@@ -2,28 +2,9 @@
 
 from diffusers import StableDiffusionPipeline
 
-from fkdiff.pipelines.transparent import transparent
-
-__all__ = ["AlfieStableDiffusionPipeline"]
+from fkdiff.pipelines.steerable import alfie_call, steerable
 
 
-@transparent
+@steerable(alfie_call, "stable-diffusion-v1-5/stable-diffusion-v1-5")
 class AlfieStableDiffusionPipeline(StableDiffusionPipeline):
-    """StableDiffusionPipeline that draws a subject whole and cuts it out; see `fkdiff.Cutout`.
-
-    Pictures come out with alpha, of the type that `output_type` names ("pil", "np" or "pt"). With
-    `background=None` it is the stock pipeline.
-
-    References:
-        | ALFIE: Democratising RGBA Image Generation With No $$$ (2024), arXiv 2408.14826
-
-    Example:
-        .. code-block:: python
-
-            pipe = DiffusionPipeline.from_pretrained(
-                "stable-diffusion-v1-5/stable-diffusion-v1-5",
-                custom_pipeline="pipelines/alfie_stable_diffusion.py",
-                trust_remote_code=True,
-            )
-            pipe("a guitar").images[0].save("guitar.png")
-    """
+    """StableDiffusionPipeline whose pictures are cut out; see `fkdiff.Cutout`."""

@@ -2,28 +2,9 @@
 
 from diffusers import StableDiffusionXLPipeline
 
-from fkdiff.pipelines.transparent import transparent
-
-__all__ = ["AlfieStableDiffusionXLPipeline"]
+from fkdiff.pipelines.steerable import alfie_call, steerable
 
 
-@transparent
+@steerable(alfie_call, "stabilityai/stable-diffusion-xl-base-1.0")
 class AlfieStableDiffusionXLPipeline(StableDiffusionXLPipeline):
-    """StableDiffusionXLPipeline that draws a subject whole and cuts it out; see `fkdiff.Cutout`.
-
-    Pictures come out with alpha, of the type that `output_type` names ("pil", "np" or "pt"). With
-    `background=None` it is the stock pipeline.
-
-    References:
-        | ALFIE: Democratising RGBA Image Generation With No $$$ (2024), arXiv 2408.14826
-
-    Example:
-        .. code-block:: python
-
-            pipe = DiffusionPipeline.from_pretrained(
-                "stabilityai/stable-diffusion-xl-base-1.0",
-                custom_pipeline="pipelines/alfie_stable_diffusion_xl.py",
-                trust_remote_code=True,
-            )
-            pipe("a guitar").images[0].save("guitar.png")
-    """
+    """StableDiffusionXLPipeline whose pictures are cut out; see `fkdiff.Cutout`."""

@@ -2,29 +2,9 @@
 
 from diffusers import SanaPipeline
 
-from fkdiff.pipelines.steerable import steerable
-
-__all__ = ["FKSanaPipeline"]
+from fkdiff.pipelines.steerable import fk_call, steerable
 
 
-@steerable
+@steerable(fk_call, "Efficient-Large-Model/Sana_600M_1024px_diffusers")
 class FKSanaPipeline(SanaPipeline):
-    """SanaPipeline whose call also takes `terms`; see `fkdiff.steer`.
-
-    Without terms it is the stock pipeline. With them it draws `particles` for each prompt,
-    returns `num_images_per_prompt` of them, best first, and the whole cloud in `.steering`.
-
-    References:
-        | A General Framework for Inference-time Scaling and Steering of Diffusion Models
-        | (Singhal et al., 2025), arXiv 2501.06848
-
-    Example:
-        .. code-block:: python
-
-            pipe = DiffusionPipeline.from_pretrained(
-                "Efficient-Large-Model/Sana_600M_1024px_diffusers",
-                custom_pipeline="pipelines/fk_sana.py",
-                trust_remote_code=True,
-            )
-            out = pipe("a red cube", terms=[Tilt(OpenCLIP(), scale=2)], particles=8)
-    """
+    """SanaPipeline whose call also takes `terms`; see `fkdiff.steer`."""

@@ -2,29 +2,9 @@
 
 from diffusers import StableDiffusionPipeline
 
-from fkdiff.pipelines.steerable import steerable
-
-__all__ = ["FKStableDiffusionPipeline"]
+from fkdiff.pipelines.steerable import fk_call, steerable
 
 
-@steerable
+@steerable(fk_call, "stable-diffusion-v1-5/stable-diffusion-v1-5")
 class FKStableDiffusionPipeline(StableDiffusionPipeline):
-    """StableDiffusionPipeline whose call also takes `terms`; see `fkdiff.steer`.
-
-    Without terms it is the stock pipeline. With them it draws `particles` for each prompt,
-    returns `num_images_per_prompt` of them, best first, and the whole cloud in `.steering`.
-
-    References:
-        | A General Framework for Inference-time Scaling and Steering of Diffusion Models
-        | (Singhal et al., 2025), arXiv 2501.06848
-
-    Example:
-        .. code-block:: python
-
-            pipe = DiffusionPipeline.from_pretrained(
-                "stable-diffusion-v1-5/stable-diffusion-v1-5",
-                custom_pipeline="pipelines/fk_stable_diffusion.py",
-                trust_remote_code=True,
-            )
-            out = pipe("a red cube", terms=[Tilt(OpenCLIP(), scale=2)], particles=8)
-    """
+    """StableDiffusionPipeline whose call also takes `terms`; see `fkdiff.steer`."""

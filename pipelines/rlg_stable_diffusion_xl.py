@@ -2,30 +2,9 @@
 
 from diffusers import StableDiffusionXLPipeline
 
-from fkdiff.pipelines.rl_guided import rl_guided
-
-__all__ = ["RLGStableDiffusionXLPipeline"]
+from fkdiff.pipelines.steerable import rlg_call, steerable
 
 
-@rl_guided
+@steerable(rlg_call, "stabilityai/stable-diffusion-xl-base-1.0")
 class RLGStableDiffusionXLPipeline(StableDiffusionXLPipeline):
-    """StableDiffusionXLPipeline whose call also takes `tuned` and `w`; see `fkdiff.RLGuidance`.
-
-    Without `tuned` it is the stock pipeline. With it each prediction is base + w (tuned - base),
-    where `tuned` is a loaded LoRA adapter, a network or a pipeline; w = 1 is the tuned model.
-
-    References:
-        | Inference-Time Alignment Control for Diffusion Models with Reinforcement Learning
-        | Guidance, arXiv 2508.21016
-
-    Example:
-        .. code-block:: python
-
-            pipe = DiffusionPipeline.from_pretrained(
-                "stabilityai/stable-diffusion-xl-base-1.0",
-                custom_pipeline="pipelines/rlg_stable_diffusion_xl.py",
-                trust_remote_code=True,
-            )
-            pipe.load_lora_weights("path/of/lora", adapter_name="tuned")
-            out = pipe("a red cube", tuned="tuned", w=1.6)
-    """
+    """StableDiffusionXLPipeline whose call also takes `tuned` and `w`; see `fkdiff.RLGuidance`."""

@@ -68,6 +68,10 @@ def opened(
     terms, monitors = as_terms(terms), tuple(as_reward(reward) for reward in monitor)
     check_needs(terms, provided, where)
     check_names([*rewards_of(terms), *monitors])
+    if not isinstance(seed, int | None) and len(seed) != len(prompts):
+        raise ValueError(
+            f"seed must be one number, or one for each prompt ({len(prompts)}), got {len(seed)}"
+        )
     if particles < 1:
         raise ValueError(f"particles must be at least 1, got {particles}")
     if select is not None and select not in SELECTS:
@@ -120,6 +124,7 @@ def closed(run: Run, target: str, settings: Mapping[str, Any]) -> Result:
         "resample": repr(run.resample),
         "monitor": [reward.name for reward in run.monitor],
         "select": run.select,
+        **({} if isinstance(run.seed, int) else {"seeds": [*run.seed]}),
     }
     result = run.result(target, {**settings, **own})
     assert result is not None

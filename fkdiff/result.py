@@ -61,7 +61,7 @@ class Result:
         selected: Slots returned for each prompt, in the order returned, shape (P, M).
         target: What law the weighted cloud stands for, in words.
         settings: Constructor arguments and call, ready for JSON.
-        seed: Seed of all the generators.
+        seed: Seed of all the generators; None where the call was given one for each particle.
         cost: What the run spent.
         complete: False for a run cut short by an error or an interrupt.
         repair: Effective sample size of the last step's repair alone, shape (P,), where a Tilt has
@@ -79,7 +79,7 @@ class Result:
     selected: Tensor
     target: str
     settings: dict[str, Any]
-    seed: int
+    seed: int | None
     cost: Cost
     complete: bool = True
     repair: Tensor | None = None

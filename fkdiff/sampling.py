@@ -18,7 +18,7 @@ from fkdiff.processes import (
     sde_step,
 )
 from fkdiff.processes.shards import Shards, agreed_seed
-from fkdiff.processes.streams import SlotNoise
+from fkdiff.processes.streams import Seed, SlotNoise
 from fkdiff.result import Result
 from fkdiff.run import Run
 from fkdiff.smc import Resample
@@ -50,7 +50,7 @@ def sample(
     micro_batch: int | None = None,
     monitor: Sequence[Reward | Callable[..., object]] = (),
     select: str | None = None,
-    seed: int | None = None,
+    seed: Seed | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     group: ProcessGroup | None = None,
@@ -77,7 +77,7 @@ def sample(
         micro_batch: Rows per denoiser and reward call, None for all at once.
         monitor: Rewards that are reported and never steered on.
         select: "best", "sample" or "all", as in `steer`.
-        seed: Seed of every random stream, None for a fresh one.
+        seed: Seed of every random stream, or one for each prompt; None for a fresh one.
         dtype: Type of the state.
         device: Device of the state.
         group: Processes that share the particles, as in `steer`.

@@ -11,16 +11,17 @@ import torch
 from torch.distributed import ProcessGroup
 
 from fkdiff.processes.shards import Shards, agreed_seed
-from fkdiff.processes.streams import Seed, slot_generators
+from fkdiff.processes.streams import Seed
 from fkdiff.refusals import check_drawn, check_read, check_shared
 from fkdiff.result import Result
 from fkdiff.run import SELECTS, Run, Watch
 from fkdiff.smc import Resample
 from fkdiff.taps import PipelineTap, TapError
-from fkdiff.taps.arguments import Expanded, expand, seed_of
+from fkdiff.taps.arguments import Expanded, expand
 from fkdiff.taps.exclusive import sole_use
 from fkdiff.taps.families import check_family
 from fkdiff.taps.results import fields, share_rows
+from fkdiff.taps.seeds import Seeds
 from fkdiff.taps.snapshots import Keeper, Snapshots, held
 from fkdiff.taps.token_arguments import expand_tokens
 from fkdiff.taps.token_families import draws_tokens, token_tap
@@ -77,9 +78,11 @@ def steer(
         monitor: Rewards that are reported and never steered on.
         select: Which particles come out: "best" (largest log-twist, the default with
             Tilts), "sample" (weighted draws, the default without), or "all" (best first).
-        seed: Seed of every random stream; a generator given to the call supplies it otherwise.
-            Several, one for each prompt, draw each prompt as its seed draws it alone, in any
-            company; one for each particle of each prompt, each picture so.
+        seed: Seed of every random stream. Several, one for each prompt, draw each prompt as its
+            seed draws it alone, in any company; one for each particle of each prompt, each picture
+            so. Without it a generator given to the call supplies it, by its state, and goes on by
+            a draw; a list holds one for each prompt, or one for each particle of each prompt,
+            which then draws that particle's noise as in a stock call.
         watch: Called with the step and its trace after each transition, to show a run while it
             lasts; what it raises ends the run.
         keep: Folder in which the state is kept after each transition (or `Snapshots` of
@@ -197,10 +200,6 @@ class Steered:
 
     def _drawn(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.partial = None
-        seeds = None if self.seed is None or isinstance(self.seed, int) else list(self.seed)
-        seed = seeds[0] if seeds else seed_of(kwargs.get("generator"), self.seed)  # pyright: ignore
-        if seed is None and self.keep is not None:
-            raise ValueError("seed must be given with keep, or no later call draws the same")
         as_tuple = kwargs.pop("return_dict", True) is False
         name = kwargs.pop("output", None)  # what a modular pipeline returns in place of its state
         binds = expand_tokens if draws_tokens(self.pipe) else expand
@@ -210,17 +209,22 @@ class Steered:
                 f"{expanded.key} must be at most particles={self.particles}, "
                 f"got {expanded.wanted}; raise particles"
             )
-        settings = self._settings(expanded)
-        seed = agreed_seed(self.group, seed, repr([expanded.prompts, seeds, settings["call"]]))
         shape = len(expanded.prompts), self.particles
+        seeds = Seeds.of(self.seed, expanded.generator, *shape, self.group is not None)
+        if seeds.number is None and self.keep is not None:
+            raise ValueError("seed must be given with keep, or no later call draws the same")
+        settings = {**self._settings(expanded), **seeds.settings}
+        about = repr([expanded.prompts, seeds.several, settings["call"]])
+        seed: Seed = agreed_seed(self.group, seeds.number, about)
+        if seeds.several is not None and seeds.apart(len(expanded.prompts)):
+            seed = seeds.several
         shards = Shards(*shape, self.group, self.micro_batch)
         if self.group is not None:
             check_shared(self.pipe, expanded)
             expanded = expand(self.pipe, args, kwargs, self.particles, shards.slots)
             settings["processes"] = shards.world
-        apart = seeds is not None and len(seeds) == len(expanded.prompts)
-        run = self._run(expanded, tuple(seeds) if apart and seeds else seed, shards)
-        tap = self._tap(expanded, run, self._streams(run, None if apart else seeds))
+        run = self._run(expanded, seed, shards)
+        tap = self._tap(expanded, run, seeds.streams(seed, *shape))
         check_read(self.pipe, tap, self._rewards)
         try:
             with run.cost.time("total"), held(self.keep, shards.rank), shards.watched():
@@ -240,6 +244,8 @@ class Steered:
                 settings["micro_batch"] = tap.micro_batch
                 settings["out_of_memory"] = f"went on with micro_batch={tap.micro_batch}"
             self.partial = run.result(self.target, settings)
+            if self.partial is not None and seeds.own is not None:
+                self.partial.seed = None  # no number draws what the user's generators drew
         if self.partial is not None and self.partial.samples is None and self.select == "all":
             self.partial.samples = _pictures(output, run)
         if name is not None:
@@ -261,17 +267,6 @@ class Steered:
             watch=self.watch,
             shards=shards,
         )
-
-    def _streams(self, run: Run, seeds: Sequence[int] | None) -> list[torch.Generator]:
-        prompts, rows = len(run.prompts), len(run.prompts) * self.particles
-        if seeds is None:
-            return slot_generators(run.seed, prompts, self.particles)
-        if len(seeds) != rows:
-            raise ValueError(
-                f"seed must be one number, one for each prompt ({prompts}) or one for each "
-                f"particle of each prompt ({rows}), got {len(seeds)} numbers"
-            )
-        return [slot_generators(each, 1, 1)[0] for each in seeds]
 
     def _tap(
         self, expanded: Expanded, run: Run, streams: list[torch.Generator]
@@ -323,7 +318,6 @@ class Steered:
             "micro_batch": self.micro_batch,
             "monitor": [reward.name for reward in self.monitor],
             "select": self.select,
-            **({} if self.seed is None or isinstance(self.seed, int) else {"seeds": [*self.seed]}),
             "call": call,
             "versions": {n: version(n) for n in ("torch", "diffusers", "transformers")},
         }

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
+from fkdiff.processes.streams import drawn_seed
 from fkdiff.rgba import Cutout, Mask
 from fkdiff.rgba.mattes import Method
 from fkdiff.smc import Resample
@@ -190,7 +191,7 @@ def alfie_call(
         particles = _wanted_pictures(kwargs)
     generators = kwargs.get("generator")
     if seeds is None and isinstance(generators, list) and len(generators) > 1:
-        seeds = [generator.initial_seed() for generator in generators]
+        seeds = [drawn_seed(generator) for generator in generators]
     steered = steer(
         pipe,
         Cutout(background, mask, subject, method),

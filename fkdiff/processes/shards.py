@@ -20,6 +20,7 @@ from torch import Tensor
 from fkdiff.processes.cuts import limits
 from fkdiff.processes.peers import Peers
 from fkdiff.processes.row_bits import bits_of, by_row, marks_of, of_rows, picked_rows, rows_from
+from fkdiff.processes.streams import Seed
 
 __all__ = ["Shards", "agreed_seed"]
 
@@ -297,7 +298,7 @@ class _Plan:
                 start += len(needed)
 
 
-def agreed_seed(group: Any, seed: int | None, about: str) -> int:
+def agreed_seed(group: Any, seed: Seed | None, about: str) -> Seed:
     """The seed of all processes: the given one, else what the first of them has drawn.
 
     Arguments:

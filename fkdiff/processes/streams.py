@@ -7,12 +7,23 @@ prompt drawn alone: the same in any company.
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-__all__ = ["Seed", "SlotNoise", "prompt_generators", "row_streams", "slot_generators", "stream"]
+__all__ = [
+    "Seed",
+    "SlotNoise",
+    "copies",
+    "drawn_seed",
+    "drawn_seeds",
+    "generators_in",
+    "prompt_generators",
+    "row_streams",
+    "slot_generators",
+    "stream",
+]
 
 SMALL = 64
 """Numbers of a slot below which slots share generators; no pipeline has states that small."""
@@ -48,6 +59,17 @@ def slot_generators(seed: Seed, prompts: int, particles: int) -> list[torch.Gene
     return [stream(*_origin(seed, p), k) for p in range(prompts) for k in range(particles)]
 
 
+def copies(generators: Iterable[torch.Generator]) -> list[torch.Generator]:
+    """Generators that draw what these are about to draw, and leave them where they are.
+
+    Example:
+        >>> kept = stream(0)
+        >>> bool(torch.rand((), generator=copies([kept])[0]) == torch.rand((), generator=kept))
+        True
+    """
+    return [generator.clone_state() for generator in generators]
+
+
 def prompt_generators(seed: Seed, prompts: int, purpose: str) -> list[torch.Generator]:
     """One generator for each prompt, for draws such as resampling, apart from the noise."""
     return [stream(*_origin(seed, p), purpose) for p in range(prompts)]
@@ -65,6 +87,62 @@ def row_streams(
 def _origin(seed: Seed, prompt: int) -> tuple[int, int]:
     """Seed and number of a prompt, for its streams."""
     return (seed, prompt) if isinstance(seed, int) else (seed[prompt], 0)
+
+
+def drawn_seed(generator: torch.Generator) -> int:
+    """The seed that a generator stands for: what it was seeded with, or a number that it draws.
+
+    The first holds where nothing was drawn from it yet. Either way it goes on by a draw, so that
+    its next run is another one.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(7)
+        >>> drawn_seed(generator), drawn_seed(generator) == 7
+        (7, False)
+    """
+    place, start = generator.device, generator.initial_seed()
+    fresh = torch.Generator(place).manual_seed(start).get_state()
+    untouched = torch.equal(fresh, generator.get_state())
+    number = torch.randint(2**63 - 1, (), generator=generator, device=place).item()
+    return start if untouched else int(number)
+
+
+def drawn_seeds(generator: Any, prompts: int) -> Seed | None:
+    """Seeds of the clouds of a call: one number for all, or one a prompt from as many generators.
+
+    Arguments:
+        generator: One, a list of them, or None for a fresh seed.
+        prompts: P.
+
+    Raises:
+        TypeError: If it is something else.
+        ValueError: If a list holds another number of them.
+    """
+    if generator is None or isinstance(generator, torch.Generator):
+        return None if generator is None else drawn_seed(generator)
+    listed = generators_in(generator)
+    if len(listed) not in (1, prompts):
+        raise ValueError(
+            f"generator must be one, or a list of one for each of {prompts} sequences, "
+            f"got {len(listed)}"
+        )
+    seeds = [drawn_seed(each) for each in listed]
+    return seeds[0] if len(seeds) == 1 else seeds
+
+
+def generators_in(given: Any) -> list[torch.Generator]:
+    """Generators in what a call was given as one: itself, or a list.
+
+    Raises:
+        TypeError: If it is or holds something else.
+    """
+    listed = list(given) if isinstance(given, list | tuple) else [given]
+    for each in listed:
+        if not isinstance(each, torch.Generator):
+            raise TypeError(
+                f"generator must be a torch.Generator or a list of them, got {type(each).__name__}"
+            )
+    return listed
 
 
 class SlotNoise:

@@ -89,7 +89,7 @@ def about_image(run: dict[str, Any], particle: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def _seed_of(run: dict[str, Any], particle: dict[str, Any]) -> int:
+def _seed_of(run: dict[str, Any], particle: dict[str, Any]) -> int | None:
     """The seed of a picture, where each prompt or each particle has its own."""
     seeds, prompt = run["settings"].get("seeds") or [run["seed"]], particle["prompt"]
     if len(seeds) == len(run["particles"]):

@@ -37,6 +37,7 @@ _GIVEN = {
     "labels": "class numbers, as given to the run",
     "alphabet": "the letters, an Alphabet",
     "monitor": "the rewards that were only reported",
+    "generators": "one for each particle, as they were before the call",
 }
 _OWN = "yours; import or define it"
 _POLICY = (
@@ -93,7 +94,8 @@ def _loop_code(result: "Result", loop: str, folder: str | Path) -> list[str]:
     parts += [f"{n}={settings[n]!r}" for n in named if n in settings]
     parts += [f"particles={result.log_w.shape[1]}", f"resample={brief(settings['resample'])}"]
     parts += ["monitor=monitor"] if settings.get("monitor") else []
-    parts += [f"select={settings['select']!r}", f"seed={result.seed}"]
+    parts += [f"select={settings['select']!r}"]
+    parts.append(f"seed={settings.get('seeds', result.seed)}")
     return [_call(f"out = {loop}", parts), f"out.save({str(folder)!r})"]
 
 
@@ -209,7 +211,9 @@ def _steer_code(result: "Result") -> str:
     ranks = any(not term.startswith(_WEIGHTLESS) for term in settings.get("terms", ()))
     if settings.get("select") != ("best" if ranks else "sample"):
         parts.append(f"select={settings.get('select', 'best')!r}")
-    return _call("steered = steer", [*parts, f"seed={settings.get('seeds', result.seed)}"])
+    if "generators" not in settings:
+        parts.append(f"seed={settings.get('seeds', result.seed)}")
+    return _call("steered = steer", parts)
 
 
 def call_of(result: "Result") -> dict[str, Any]:
@@ -230,7 +234,8 @@ def call_of(result: "Result") -> dict[str, Any]:
 def _call_arguments(result: "Result") -> list[str]:
     call = call_of(result)
     first = [repr(call.pop("prompt"))] if "prompt" in call else []
-    return [*first, *(f"{key}={value!r}" for key, value in call.items())]
+    own = ["generator=generators"] if "generators" in result.settings else []
+    return [*first, *(f"{key}={value!r}" for key, value in call.items()), *own]
 
 
 def _call(head: str, arguments: list[str]) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from fkdiff.loops import facts
 from fkdiff.processes.gaussian import Kernel
 from fkdiff.processes.simplex import GumbelPath, Simplex, centre, gumbel, simplex_step
-from fkdiff.processes.streams import SlotNoise
+from fkdiff.processes.streams import Seed, SlotNoise
 from fkdiff.run import Run
 from fkdiff.sequences.alphabet import Alphabet, one_hot, tokens_of
 from fkdiff.sequences.guidance import StraightThrough
@@ -69,7 +69,7 @@ class SequenceLoop:
         )
 
     def __call__(
-        self, steps: int, seed: int, bar: Callable[[Iterable[Any]], Iterable[Any]]
+        self, steps: int, seed: Seed, bar: Callable[[Iterable[Any]], Iterable[Any]]
     ) -> None:
         """Run all transitions."""
         shape = (self.mask.shape[1], self.path.categories)
@@ -81,7 +81,7 @@ class SequenceLoop:
         for index, levels in enumerate(bar(list(self.path.transitions(steps)))):
             z = self._transition(index, steps, z, levels, noise, draws)
 
-    def _guidance_draws(self, seed: int) -> SlotNoise | None:
+    def _guidance_draws(self, seed: Seed) -> SlotNoise | None:
         """Streams of the guidance's one-hot draws, apart from the noise."""
         if self.guidance is None:
             return None

@@ -10,6 +10,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from fkdiff.processes.gaussian import randn_rows
+from fkdiff.processes.streams import drawn_seeds
 from fkdiff.result import Result
 from fkdiff.sequences.alphabet import Alphabet, tokens_of
 from fkdiff.sequences.denoiser import SimplexDenoiser
@@ -126,7 +127,7 @@ class GumbelFlowPipeline(DiffusionPipeline):
             num_inference_steps: Transitions.
             eta: Noise of the step; 0 is the deterministic flow, as `stochastic=False`. None is 0
                 in a plain call and 1 with terms.
-            generator: Source of noise, one or one a sequence; supplies the seed with terms.
+            generator: Source of noise, one or one a sequence; its state is the seed with terms.
             output_type: "text", "tokens" (n, L), -1 at padding, or "simplex" (n, L, K).
             return_dict: False for a tuple.
             callback_on_step_end: (pipe, step, time, {"latents": z}) -> the same, maybe changed.
@@ -169,7 +170,6 @@ class GumbelFlowPipeline(DiffusionPipeline):
             still = eta == 0
             if still and stochastic:
                 raise ValueError("eta must be positive with stochastic=True, got 0; leave one out")
-            first = generator[0] if isinstance(generator, list) else generator
             result = sample_sequences(
                 self.denoiser,
                 self.scheduler.path,
@@ -185,7 +185,7 @@ class GumbelFlowPipeline(DiffusionPipeline):
                 micro_batch=micro_batch,
                 monitor=monitor,
                 select=select,
-                seed=None if first is None else first.initial_seed(),
+                seed=drawn_seeds(generator, num_sequences),
                 bar=self._bar,
             )
             chosen = zip(result.latents, result.selected, strict=True)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fkdiff.loops import closed, opened, rows_at_once
 from fkdiff.processes.simplex import GumbelPath
+from fkdiff.processes.streams import Seed
 from fkdiff.result import Result
 from fkdiff.sequences.alphabet import Alphabet, tokens_of
 from fkdiff.sequences.guidance import StraightThrough
@@ -35,7 +36,7 @@ def sample_sequences(
     micro_batch: int | None = 256,
     monitor: Sequence[Reward | Callable[..., object]] = (),
     select: str | None = None,
-    seed: int | None = None,
+    seed: Seed | None = None,
     bar: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Result:
     r"""Draw weighted particles from a Gumbel-softmax flow: one cloud for each design.
@@ -61,7 +62,7 @@ def sample_sequences(
         micro_batch: Rows per network and reward call, None for all at once.
         monitor: Rewards that are reported and never steered on.
         select: "best", "sample" or "all".
-        seed: Seed of every stream, None for a fresh one.
+        seed: Seed of every stream, or one for each design; None for a fresh one.
         bar: Wraps the transitions, for progress bars.
 
     Returns:
@@ -104,7 +105,6 @@ def sample_sequences(
         run=run,
     )
     with run.cost.time("total"), torch.no_grad():
-        assert isinstance(run.seed, int)  # it was opened with one for all
         loop(steps, run.seed, bar)
     settings = {
         "loop": "sample_sequences",

@@ -10,7 +10,7 @@ from fkdiff.taps.coefficients import TapError
 from fkdiff.taps.per_prompt import PerPrompt
 from fkdiff.taps.preparing import drawn_images
 
-__all__ = ["Expanded", "expand", "seed_of"]
+__all__ = ["Expanded", "expand"]
 
 _PER_PROMPT = (
     "num_images_per_prompt",
@@ -30,6 +30,7 @@ class Expanded:
         wanted: Samples per prompt that the user asked for.
         key: Keyword that sets the number of samples a prompt, None if prompts are repeated.
         inputs: The call by prompt, None where a pipeline draws tokens.
+        generator: What the user gave as one: a generator, a list of them, or None.
     """
 
     arguments: dict[str, Any]
@@ -37,6 +38,7 @@ class Expanded:
     wanted: int
     key: str | None
     inputs: PerPrompt | None = None
+    generator: Any = None
 
 
 def expand(
@@ -68,7 +70,7 @@ def expand(
     bound = {**_card_defaults(pipe), **signature.bind(pipe, *args, **kwargs).arguments}
     bound.pop("self", None)
     bound.update(bound.pop("kwargs", {}))
-    bound.pop("generator", None)
+    generator = bound.pop("generator", None)
     _check_state(pipe, bound)
     _check_whole(bound)
     key = next((k for k in _PER_PROMPT if k in _names(pipe, signature)), None)
@@ -87,7 +89,8 @@ def expand(
         rows = [p * particles + slot for p in range(prompts) for slot in slots]
         given["latents"] = given["latents"][rows]
     wanted = 1 if inputs.ignoring else counted
-    return Expanded(given, _told(texts, inputs), wanted, key if inputs.counted else None, inputs)
+    key = key if inputs.counted else None
+    return Expanded(given, _told(texts, inputs), wanted, key, inputs, generator)
 
 
 def _card_defaults(pipe: Any) -> dict[str, Any]:
@@ -148,11 +151,3 @@ def _check_latents(given: dict[str, Any], rows: int) -> None:
             f"latents must have {rows} rows, one for each particle, got {len(latents)}; "
             f"repeat them or leave them out"
         )
-
-
-def seed_of(given: Any, seed: int | None) -> int | None:
-    """The seed to use: the keyword's, else the one that a user's generator started from."""
-    if seed is not None or given is None:
-        return seed
-    first = given[0] if isinstance(given, list) else given
-    return first.initial_seed()

@@ -4,12 +4,13 @@ import copy
 import functools
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 
+from fkdiff.processes.streams import copies
 from fkdiff.taps.coefficients import TapError
 from fkdiff.taps.conditioning import PREPARING
 from fkdiff.taps.denoiser import bound_as_called, calling, networks, signature_of
@@ -31,14 +32,14 @@ class _EndOfStep(Exception):
 
 
 def captured(
-    pipe: Any, arguments: dict[str, Any], seeds: list[int]
+    pipe: Any, arguments: dict[str, Any], starts: Sequence[torch.Generator]
 ) -> list[tuple[str, inspect.BoundArguments]]:
     """Networks' names and arguments in the first step of a call, none of them evaluated.
 
     Arguments:
         pipe: The pipeline, which isn't disturbed: a copy of it makes the call.
         arguments: Keyword arguments of the call.
-        seeds: One for each row.
+        starts: Each row's generator as it was before the run.
     """
     scheduler = copy.deepcopy(pipe.scheduler)
     base = type(scheduler)
@@ -51,7 +52,7 @@ def captured(
             stack.enter_context(_watching(name, network, calls))
         given = {k: v for k, v in arguments.items() if not k.startswith("callback")}
         try:
-            shadow(**given, generator=[torch.Generator().manual_seed(s) for s in seeds])
+            shadow(**given, generator=copies(starts))
         except _EndOfStep:
             return calls
     raise RuntimeError(f"{type(pipe).__name__} ended without a step")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fkdiff.processes import Kernel
 from fkdiff.processes.shards import Shards
+from fkdiff.processes.streams import copies
 from fkdiff.taps.arguments import Expanded
 from fkdiff.taps.capture import time_in
 from fkdiff.taps.coefficients import TapError, as_predicted
@@ -127,9 +128,9 @@ class PipelineTap:
         self.own = OwnSteps(self.generators, self.engine, self.stochastic, self.resamples)
         self.kept = Conditioning(self._rows)
         self._companions = Companions(self._rows, self._move)
-        term, seeds = regions_of(self.terms), [g.initial_seed() for g in self.generators]
+        term, starts = regions_of(self.terms), copies(self.generators)
         alpha = term is not None and term.recording
-        self._samples = Samples(self.pipe, self.expanded, seeds, self.cost, alpha)
+        self._samples = Samples(self.pipe, self.expanded, starts, self.cost, alpha)
 
     def __call__(self) -> Any:
         """Make the call; returns the pipeline's own output for all rows."""
@@ -155,14 +156,14 @@ class PipelineTap:
 
     def _composition(self) -> Composition:
         """The pool of experts, with the two prompts of a term of regions."""
-        sources = Sources(self.pipe, self.terms, self.expanded, self._samples.seeds)
+        sources = Sources(self.pipe, self.terms, self.expanded, self._samples.starts)
         term = regions_of(self.terms)
         if term is not None:
             self._samples.regions = TappedRegions(
                 pipe=self.pipe,
                 term=term,
                 expanded=self.expanded,
-                seeds=self._samples.seeds,
+                starts=self._samples.starts,
                 shards=self.shards,
                 holder=self,
             )

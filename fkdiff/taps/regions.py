@@ -1,7 +1,7 @@
 """Two prompts under a mask on a pipeline: the other one evaluated where it differs, and mixed."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +32,7 @@ class TappedRegions:
         pipe: The pipeline.
         term: The two prompts.
         expanded: Arguments of the call.
-        seeds: One for each row.
+        starts: Each row's generator as it was before the run.
         shards: The particles here.
         holder: Says how many particles a network call has, None for all.
         maps: Attention of the subject's rows; None where it isn't recorded.
@@ -41,7 +41,7 @@ class TappedRegions:
     pipe: Any
     term: Regions
     expanded: Expanded
-    seeds: list[int]
+    starts: Sequence[torch.Generator]
     shards: Shards
     holder: Batched
     maps: AttentionMaps | None = None
@@ -56,7 +56,7 @@ class TappedRegions:
                 self.term.tokens(self.pipe, prompt, self.expanded.arguments)  # pyright: ignore
                 for prompt in self.expanded.prompts
             ]
-            each = len(self.seeds) // len(tokens)
+            each = len(self.starts) // len(tokens)
             self.maps = AttentionMaps(
                 [places for places in tokens for _ in range(each)],
                 picture_shape(self.pipe, self.expanded.arguments),
@@ -73,18 +73,18 @@ class TappedRegions:
         """
         arguments = with_prompt(self.pipe, self.expanded.arguments, self.term.background)
         with self.maps.hooked(networks(self.pipe)) if self.maps is not None else nullcontext():
-            self._others = captured(self.pipe, arguments, self.seeds)
+            self._others = captured(self.pipe, arguments, self.starts)
             if self.expanded.arguments.get("prompt") is None:
                 # The negative prompt may be embedded too, and be another than the background's.
                 arguments = with_prompt(self.pipe, arguments, f"not {self.term.background}")
-                self._contrast = captured(self.pipe, arguments, self.seeds)
+                self._contrast = captured(self.pipe, arguments, self.starts)
             yield
 
     def watched(self, place: int, bound: inspect.BoundArguments, progress: float) -> Any:
         """Record the attention of a call's subject rows; nothing outside the term's window."""
         if self.maps is None or not within(getattr(self.term, "window", None), progress):
             return nullcontext()
-        batch, rows = batch_of(bound), len(self.seeds)
+        batch, rows = batch_of(bound), len(self.starts)
         index = torch.full((batch,), -1)
         for half in self._halves(place, bound, batch):
             index[half * rows : (half + 1) * rows] = torch.arange(rows)
@@ -104,7 +104,7 @@ class TappedRegions:
         """
         if self.term.mask is None:
             return out
-        rows = len(self.seeds)
+        rows = len(self.starts)
         if self._outputs is None:
             # The base's own output comes first: what the prompt doesn't change is taken from it.
             changed = self._halves(place, bound, call.batch)
@@ -150,7 +150,7 @@ class TappedRegions:
                     "the background's prompt makes fewer network calls a step than the "
                     "subject's; give both the same guidance"
                 )
-            rows, other = len(self.seeds), self._others[place][1]
+            rows, other = len(self.starts), self._others[place][1]
             bound = self._contrast[place][1] if self._contrast else bound
             pairs = (
                 (sliced(bound, batch, h * rows, rows), sliced(other, batch, h * rows, rows))

@@ -1,11 +1,13 @@
 """What rewards look at: clean latents of a run as the pipeline's own tail would hand them over."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fkdiff.processes.streams import copies
 from fkdiff.taps.arguments import Expanded
 from fkdiff.taps.coefficients import TapError
 from fkdiff.taps.decode import decoder_for, yields
@@ -26,7 +28,7 @@ class Samples:
     Arguments:
         pipe: The pipeline.
         expanded: Arguments of the call.
-        seeds: One for each row here.
+        starts: Each row's generator as it was before the run.
         cost: Counts what is spent.
         alpha: Whether pictures come out with alpha.
         regions: Tells the alpha, while the run lasts.
@@ -35,7 +37,7 @@ class Samples:
 
     pipe: Any
     expanded: Expanded
-    seeds: list[int]
+    starts: Sequence[torch.Generator]
     cost: Cost
     alpha: bool = False
     regions: TappedRegions | None = None
@@ -106,5 +108,5 @@ class Samples:
         if "strength" in given:
             given["strength"] = 1.0  # two steps of the null run must not become none
         # Encoded images come out as in the run, and nothing is drawn from the global state.
-        generators = [torch.Generator().manual_seed(s) for s in self.seeds[:rows]]
+        generators = copies(self.starts[:rows])
         return {**given, "output_type": "np", "generator": generators}

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from fkdiff.taps.adapters import Adapters, adapter_layers, loaded_adapters
@@ -39,14 +40,14 @@ class Sources:
         pipe: The pipeline.
         terms: The run's terms.
         expanded: Arguments of the call.
-        seeds: One for each row here.
+        starts: Each row's generator as it was before the run.
         adapters: Those of each network of the pipeline that the run switches, while it lasts.
     """
 
     pipe: Any
     terms: Sequence[Term]
     expanded: Expanded
-    seeds: list[int]
+    starts: Sequence[torch.Generator]
     adapters: dict[str, Adapters] = field(default_factory=dict)
     _captured: dict[Key, list[tuple[str, inspect.BoundArguments]]] = field(default_factory=dict)
 
@@ -83,7 +84,7 @@ class Sources:
                         f"write the prompt otherwise"
                     )
                 arguments = with_prompt(self.pipe, self.expanded.arguments, source)
-                self._captured[key_of(source)] = captured(self.pipe, arguments, self.seeds)
+                self._captured[key_of(source)] = captured(self.pipe, arguments, self.starts)
         for source in (*tuned, *others):
             self._check(source)
         names = [source for source in tuned if isinstance(source, str)]
@@ -101,7 +102,7 @@ class Sources:
                 check_network(network, source)
         elif _is_pipeline(source):
             check_pipeline(self.pipe, source)
-            self._captured[key_of(source)] = captured(source, self.expanded.arguments, self.seeds)
+            self._captured[key_of(source)] = captured(source, self.expanded.arguments, self.starts)
 
     def _open_adapters(self, names: list[str]) -> None:
         mine = networks(self.pipe)

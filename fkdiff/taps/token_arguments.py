@@ -21,6 +21,7 @@ def expand_tokens(
     bound = signature.bind(pipe, *args, **kwargs)
     bound.apply_defaults()
     given = {k: v for k, v in bound.arguments.items() if k not in ("self", "generator")}
+    generator = bound.arguments.get("generator")
     prompt, messages, ids = (given.get(k) for k in ("prompt", "messages", "input_ids"))
     if ids is not None:
         ids = ids[None] if ids.ndim == 1 else ids
@@ -28,14 +29,16 @@ def expand_tokens(
         if given.get("attention_mask") is not None:
             mask = given["attention_mask"].reshape(ids.shape)
             given["attention_mask"] = mask.repeat_interleave(particles, dim=0)
-        return Expanded(given, [""] * len(ids), 1, None)
+        return Expanded(given, [""] * len(ids), 1, None, generator=generator)
     if messages is None and not prompt:
         raise TapError(f"{type(pipe).__name__} needs a prompt, got {prompt!r}; give prompt='...'")
     texts = [prompt] if isinstance(prompt, str) else list(prompt or [""])
-    return _repeated(pipe, given, texts, particles)
+    return Expanded(_repeated(pipe, given, texts, particles), texts, 1, None, generator=generator)
 
 
-def _repeated(pipe: Any, given: dict[str, Any], texts: list[str], particles: int) -> Expanded:
+def _repeated(
+    pipe: Any, given: dict[str, Any], texts: list[str], particles: int
+) -> dict[str, Any]:
     """Arguments with the prompts repeated, or encoded where the pipeline repeats none itself."""
     if "use_chat_template" not in given:
         if given.get("messages") is not None or given.get("image") is not None:
@@ -43,7 +46,7 @@ def _repeated(pipe: Any, given: dict[str, Any], texts: list[str], particles: int
                 f"{type(pipe).__name__} is steered with prompts alone; leave out messages, image"
             )
         given["prompt"] = [text for text in texts for _ in range(particles)]
-        return Expanded(given, texts, 1, None)
+        return given
     names = (
         "messages", "input_ids", "attention_mask", "use_chat_template", "add_generation_prompt"
     )  # fmt: skip
@@ -53,4 +56,4 @@ def _repeated(pipe: Any, given: dict[str, Any], texts: list[str], particles: int
     given |= {"prompt": None, "messages": None}
     given["input_ids"] = ids.repeat_interleave(particles, dim=0)
     given["attention_mask"] = mask.repeat_interleave(particles, dim=0)
-    return Expanded(given, texts, 1, None)
+    return given

@@ -11,6 +11,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from fkdiff.processes.streams import drawn_seeds
 from fkdiff.processes.tokens import MaskedPath, Order
 from fkdiff.result import Result
 from fkdiff.smc import Resample
@@ -165,7 +166,7 @@ class MaskedDiffusionPipeline(DiffusionPipeline, ConfigMixin):
             order: "random" uncovers at random, as the process does; "confidence" the surest first.
             remask: Share of the greatest probability to mask tokens again, in [0, 1].
             schedule: "linear" or "cosine".
-            generator: Source of noise; supplies the seed.
+            generator: Source of noise, one or one a text; its state supplies the seed.
             output_type: "text" or "tokens"; without a tokenizer always tokens.
             return_dict: False for a tuple.
             terms: `Tilt`s, pool terms and at most one corrector.
@@ -185,7 +186,6 @@ class MaskedDiffusionPipeline(DiffusionPipeline, ConfigMixin):
         prompts = [prompt or ""] if isinstance(prompt, str | None) else list(prompt)
         template = self.vocabulary.template(prompts, length)
         self._check(terms or (), monitor, temperature, top_k, top_p, particles, resample)
-        first = generator[0] if isinstance(generator, list) else generator
         result = sample_tokens(
             self.denoiser(temperature, top_k, top_p),
             MaskedPath(
@@ -204,7 +204,7 @@ class MaskedDiffusionPipeline(DiffusionPipeline, ConfigMixin):
             micro_batch=micro_batch,
             monitor=monitor,
             select=select,
-            seed=None if first is None else first.initial_seed(),
+            seed=drawn_seeds(generator, len(template) * num_sequences),
             bar=self._bar,
         )
         if not self.config["joint_law"] and _mixes(terms or ()):

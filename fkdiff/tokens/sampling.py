@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fkdiff.loops import closed, opened, rows_at_once
-from fkdiff.processes.streams import stream
+from fkdiff.processes.streams import Seed, stream
 from fkdiff.processes.tokens import MaskedPath
 from fkdiff.result import Result
 from fkdiff.smc import Resample
@@ -35,7 +35,7 @@ def sample_tokens(
     micro_batch: int | None = None,
     monitor: Sequence[Reward | Callable[..., object]] = (),
     select: str | None = None,
-    seed: int | None = None,
+    seed: Seed | None = None,
     bar: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Result:
     r"""Draw weighted particles of tokens: one cloud for each row of the template.
@@ -60,7 +60,8 @@ def sample_tokens(
         micro_batch: Rows per network and reward call, None for all at once.
         monitor: Rewards that are reported and never steered on.
         select: "best", "sample" or "all", as in `steer`.
-        seed: Seed of every random stream, None for a fresh one.
+        seed: Seed of every random stream, or one for each row of the template; None for a
+            fresh one.
         bar: Wraps the transitions, for progress bars.
 
     Returns:

@@ -139,3 +139,15 @@ def test_steer(tmp_path, terms):
     steered = steer(pipe, *terms, particles=3, resample=OFTEN, micro_batch=2, seed=5)
     given = steered('a "cat"', **call).steering
     assert_same(again(given, tmp_path / "run"), given)
+
+
+def test_steer_with_a_generator_for_each_particle(tmp_path):
+    build("sd").pipe.save_pretrained(tmp_path / "model")
+    pipe = DiffusionPipeline.from_pretrained(str(tmp_path / "model"))
+
+    def own():
+        return [torch.Generator().manual_seed(number) for number in range(3)]
+
+    call = {"num_inference_steps": 3, "height": 16, "width": 16, "generator": own()}
+    given = steer(pipe, Tilt(Brightness(), 20.0), particles=3)("a cat", **call).steering
+    assert_same(again(given, tmp_path / "run", generators=own()), given)

@@ -134,3 +134,18 @@ def test_mismatched_parts_are_refused(pipe):
         GumbelFlowPipeline(pipe.denoiser, GumbelFlowScheduler(5))
     with pytest.raises(ValueError, match="set_timesteps first"):
         GumbelFlowScheduler(4).step(torch.zeros(1, 1, 4), 0.5, torch.zeros(1, 1, 4))
+
+
+def test_with_terms_a_list_of_generators_gives_each_sequence_its_own(pipe):
+    call = dict(length=6, num_inference_steps=4, terms=[Tilt(as_reward(cs, inputs="text"), 2.0)])
+    numbers = [torch.Generator().manual_seed(n) for n in (1, 2)]
+    both = pipe(2, **call, generator=numbers).steering
+    for place, number in enumerate((1, 2)):
+        generator = torch.Generator().manual_seed(number)
+        first, second = (pipe(1, **call, generator=generator).steering for _ in range(2))
+        assert torch.equal(both.latents[place], first.latents[0])
+        assert not torch.equal(first.latents, second.latents)
+
+
+def cs(texts):
+    return torch.tensor([float(text.count("C")) for text in texts])

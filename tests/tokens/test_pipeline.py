@@ -202,3 +202,18 @@ def test_the_antibody_model_knows_antibodies(tmp_path):
     assert float(logits[0].softmax(-1)[26, g]) > 0.8  # most human heavy chains go on with GFTF
     again = quiet(antibody_pipeline(tmp_path / "model"))
     assert torch.equal(again.denoiser()(masked, 0.0), logits)
+
+
+def test_a_list_of_generators_gives_each_text_its_own(pipe):
+    reward = Tilt(MotifPresence("ACE"), 2.0)
+    call = dict(length=6, num_inference_steps=3, terms=[reward], resample=ALWAYS)
+    both = pipe(2, **call, generator=[seeded(1), seeded(2)]).steering
+    for place, number in enumerate((1, 2)):
+        alone = pipe(1, **call, generator=seeded(number)).steering
+        assert torch.equal(both.latents[place], alone.latents[0])
+    one = seeded(1)
+    first, second = (pipe(1, **call, generator=one).steering for _ in range(2))
+    assert torch.equal(first.latents[0], both.latents[0])
+    assert not torch.equal(first.latents, second.latents)
+    with pytest.raises(ValueError, match="generator must be one, .* each of 2 sequences, got 3"):
+        pipe(2, **call, generator=[one] * 3)

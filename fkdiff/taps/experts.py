@@ -63,7 +63,7 @@ class TappedPool:
     @property
     def rows(self) -> int:
         """N."""
-        return len(self.sources.seeds)
+        return len(self.sources.starts)
 
     def answer(self, call: NetworkCall) -> Any:
         """Evaluate the pool for one call of the pipeline's network; returns what it is given."""

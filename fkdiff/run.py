@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -91,7 +92,7 @@ class Run:
     @cached_property
     def texts(self) -> list[str]:
         """The prompt of each row here, for rewards."""
-        return [prompt for prompt in self.prompts for _ in self.shards.slots]
+        return [*chain.from_iterable([text] * len(self.shards.slots) for text in self.prompts)]
 
     @property
     def log_w(self) -> Tensor:
@@ -129,7 +130,8 @@ class Run:
             dead = self._twists[i] == -torch.inf  # such a particle has weight zero already
             increments.append(torch.where(dead, 0.0, twist - self._twists[i]))
             self._twists[i] = twist
-        self.cloud.reweight(_sum(increments, self.log_w))
+        if increments:
+            self.cloud.reweight(_sum(increments, self.log_w))
         if step.final and self.resamples:
             self.repair = repair_ess(self.terms, before, self._twists)
             warn_of_repair(self.repair, self.particles)

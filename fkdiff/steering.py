@@ -1,5 +1,6 @@
 """`steer`: a stock pipeline as a weighted particle sampler."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -44,6 +45,7 @@ from fkdiff.terms.term import Term
 __all__ = ["Steered", "steer"]
 
 _PROVIDED = ("x0", "decode", "scores", "uncond", "kernel", "pipeline")
+_version_of = functools.cache(version)  # which reads a package's metadata
 
 
 def steer(
@@ -305,7 +307,6 @@ class Steered:
         return [*rewards_of(self.terms), *self.monitor]
 
     def _settings(self, expanded: Expanded) -> dict[str, Any]:
-        call = {k: v for k, v in expanded.arguments.items() if _plain(v)}
         return {
             "pipeline": type(self.pipe).__name__,
             "scheduler": type(self.pipe.scheduler).__name__,
@@ -318,8 +319,8 @@ class Steered:
             "micro_batch": self.micro_batch,
             "monitor": [reward.name for reward in self.monitor],
             "select": self.select,
-            "call": call,
-            "versions": {n: version(n) for n in ("torch", "diffusers", "transformers")},
+            "call": {k: v for k, v in expanded.arguments.items() if _plain(v)},
+            "versions": {n: _version_of(n) for n in ("torch", "diffusers", "transformers")},
         }
 
 

@@ -190,7 +190,7 @@ def predict_epsilon(x: Tensor, x0: Tensor, alpha: float, sigma: float) -> Tensor
         >>> predict_epsilon(torch.tensor([3.0]), torch.tensor([1.0]), 0.6, 0.8)
         tensor([3.])
     """
-    return (x - alpha * x0) / sigma
+    return (x - alpha * x0).div_(sigma)
 
 
 def predict_score(x: Tensor, x0: Tensor, alpha: float, sigma: float) -> Tensor:
@@ -246,4 +246,4 @@ def sde_step(x: Tensor, x0: Tensor, path: Gaussian, eta: float = 1.0) -> Kernel:
     gamma = eta * path.sigma_next / path.sigma * math.sqrt(max(variance, 0.0))
     epsilon = predict_epsilon(x, x0, path.alpha, path.sigma)
     keep = math.sqrt(max(path.sigma_next**2 - gamma**2, 0.0))
-    return Kernel(path.alpha_next * x0 + keep * epsilon, gamma)
+    return Kernel(epsilon.mul_(keep).add_(path.alpha_next * x0), gamma)

@@ -115,9 +115,10 @@ class Cloud:
                 "use d.reshape(prompts, particles)"
             )
         d = d.detach().to(self.log_w)
-        if not (self.log_w + d).isfinite().all():  # else there is nothing to refuse
-            d = _accepted(self.log_w, d)
         log_w = self.log_w + d
+        if not math.isfinite(float(log_w.sum())):  # else there is nothing to refuse
+            d = _accepted(self.log_w, d)
+            log_w = self.log_w + d
         if self.settings is not None and self.settings.conditional_ess is not None:
             self._conditional = conditional_ess(self.log_w, d)
         self.log_w = log_w

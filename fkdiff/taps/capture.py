@@ -13,7 +13,7 @@ import torch
 from fkdiff.processes.streams import copies
 from fkdiff.taps.coefficients import TapError
 from fkdiff.taps.conditioning import PREPARING
-from fkdiff.taps.denoiser import bound_as_called, calling, networks, signature_of
+from fkdiff.taps.denoiser import binder_of, calling, networks
 from fkdiff.taps.shadowing import shadow_of, variant
 
 __all__ = ["EMBEDDED", "LIVE", "captured", "state_in", "time_in", "with_prompt", "with_state"]
@@ -110,10 +110,10 @@ def _stop(self: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _watching(name: str, module: torch.nn.Module, calls: list[Any]) -> Any:
-    signature = signature_of(module)
+    bind = binder_of(module)
 
     def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        bound = bound_as_called(signature, args, kwargs)
+        bound = bind(args, kwargs)
         calls.append((name, bound))
         sounds = [bound.arguments.get(name) for name in _SOUNDS]
         others = [torch.zeros_like(sound) for sound in sounds if sound is not None]

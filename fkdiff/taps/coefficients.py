@@ -50,15 +50,17 @@ def coefficients(scheduler: Any, timestep: Any) -> tuple[float, float] | None:
             return None
         sigma = float(scheduler.sigmas[_position(scheduler, timestep)])
         return 1 - sigma, sigma
-    ones, zeros = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
     t = time_of(timestep).reshape(1).to(scheduler.timesteps.device)
-    if hasattr(scheduler, "scale_noise"):
+    if hasattr(scheduler, "scale_noise"):  # which takes one time
+        ones, zeros = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
         alpha, sigma = float(noise(ones, t, zeros)), float(noise(zeros, t, ones))
         if scheduler.config.get("invert_sigmas"):  # Mochi counts from noise 0 to data 1
             return sigma, alpha
         # A grid beyond 1 belongs to no flow: Cosmos-Predict2 adds noise to data of full size.
         return (1.0 if float(scheduler.sigmas.max()) > 1 else alpha), sigma
-    return float(noise(ones, zeros, t)), float(noise(zeros, ones, t))
+    data = torch.tensor([[1.0], [0.0]], dtype=torch.float64)
+    alpha, sigma = noise(data, 1 - data, t.expand(2)).flatten().tolist()
+    return alpha, sigma
 
 
 def _position(scheduler: Any, timestep: Any) -> int:

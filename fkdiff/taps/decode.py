@@ -45,11 +45,13 @@ def _pixels(pipe: Any, z: Tensor, call: Call) -> Tensor:
         z = z * std / config.scaling_factor + mean
     else:
         z = z / config.scaling_factor + (config.get("shift_factor") or 0)
-    half = vae.dtype == torch.float16 and config.get("force_upcast")
+    dtype = vae.dtype  # asks all of its modules
+    half = dtype == torch.float16 and config.get("force_upcast")
     if half:  # this autoencoder overflows in float16; the pipelines upcast it too
-        vae.to(torch.float32)
+        dtype = torch.float32
+        vae.to(dtype)
     try:
-        return _unit(vae.decode(z.to(vae.dtype), return_dict=False)[0])
+        return _unit(vae.decode(z.to(dtype), return_dict=False)[0])
     finally:
         if half:
             vae.to(torch.float16)

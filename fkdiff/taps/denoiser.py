@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -11,7 +11,7 @@ import torch
 
 from fkdiff.processes.shards import Shards
 from fkdiff.taps.batching import batch_of, chunked, cuts
-from fkdiff.taps.remembering import check_forgetful, replaced
+from fkdiff.taps.remembering import check_forgetful
 from fkdiff.taps.shadowing import variant
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.memory import Batched, within_memory
@@ -19,14 +19,16 @@ from fkdiff.terms.memory import Batched, within_memory
 __all__ = [
     "NetworkCall",
     "Repeated",
-    "bound_as_called",
+    "binder_of",
     "calling",
     "networks",
-    "signature_of",
     "tapped_denoiser",
 ]
 
 _NAMES = ("unet", "transformer", "transformer_2")
+
+Binder: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any]], inspect.BoundArguments]
+"""(args, kwargs) -> arguments by name."""
 
 
 def networks(pipe: Any) -> dict[str, torch.nn.Module]:
@@ -35,7 +37,25 @@ def networks(pipe: Any) -> dict[str, torch.nn.Module]:
     return {name: net for name, net in found.items() if isinstance(net, torch.nn.Module)}
 
 
-def signature_of(network: torch.nn.Module) -> inspect.Signature:
+def binder_of(network: torch.nn.Module) -> Binder:
+    """Function that names the arguments of a network's calls.
+
+    Those given by position can be handed on by position, as a wrapper may ask.
+    """
+    signature = _signature_of(network)
+    if _open(signature):
+        return lambda args, kwargs: signature.bind(*args, **kwargs)
+    parameters, by_name = list(signature.parameters.values()), inspect.Parameter.KEYWORD_ONLY
+
+    @functools.cache
+    def given(positional: int) -> inspect.Signature:
+        named = [p.replace(kind=by_name) for p in parameters[positional:]]
+        return signature.replace(parameters=[*parameters[:positional], *named])
+
+    return lambda args, kwargs: given(len(args)).bind(*args, **kwargs)
+
+
+def _signature_of(network: torch.nn.Module) -> inspect.Signature:
     """What a network is called with, also one that `torch.compile` or a plain function wraps.
 
     Where `forward` is replaced by a function of any arguments, the class's own names them.
@@ -53,24 +73,6 @@ def _open(signature: inspect.Signature) -> bool:
     """Whether a function takes arguments that it doesn't name."""
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return any(p.kind in kinds for p in signature.parameters.values())
-
-
-def bound_as_called(
-    signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> inspect.BoundArguments:
-    """A call's arguments by name; a wrapper is later called with as many of them by position.
-
-    Arguments:
-        signature: See `signature_of`.
-        args: What was given by position.
-        kwargs: What was given by name.
-    """
-    if not _open(signature):
-        by_name = inspect.Parameter.KEYWORD_ONLY
-        each = enumerate(signature.parameters.values())
-        given = [p if i < len(args) else p.replace(kind=by_name) for i, p in each]
-        signature = signature.replace(parameters=given)
-    return signature.bind(*args, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,6 @@ def tapped_denoiser(
     """
     with ExitStack() as stack:
         for name, network in networks(pipe).items():
-            check_forgetful(name, network)
             stack.enter_context(_tapped(name, network, shards, holder, cost, on_call))
         yield
 
@@ -145,8 +146,8 @@ def _tapped(
     cost: Cost,
     on_call: OnCall,
 ) -> Iterator[None]:
-    base, signature = type(module), signature_of(module)
-    wrapped = bool(replaced(module))
+    base, bind = type(module), binder_of(module)
+    wrapped = check_forgetful(name, module)
 
     def evaluate(bound: inspect.BoundArguments, other: torch.nn.Module | None = None) -> Any:
         network = other or functools.partial(base.__call__, module)
@@ -164,8 +165,7 @@ def _tapped(
         return out
 
     def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        bound = bound_as_called(signature, args, kwargs)
-        out = on_call(NetworkCall(name, module, bound, evaluate))
+        out = on_call(NetworkCall(name, module, bind(args, kwargs), evaluate))
         if wrapped:  # by something that may have kept activations of this call
             check_forgetful(name, module)
         return out

@@ -8,7 +8,7 @@ import torch
 
 from fkdiff.processes.shards import Shards
 from fkdiff.taps.batching import batch_of, chunked, cuts
-from fkdiff.taps.denoiser import bound_as_called, calling, signature_of
+from fkdiff.taps.denoiser import binder_of, calling
 from fkdiff.terms.memory import Batched, within_memory
 
 __all__ = ["chunked_feeding"]
@@ -29,10 +29,10 @@ def chunked_feeding(pipe: Any, shards: Shards, holder: Batched) -> Iterator[None
     if not isinstance(module, torch.nn.Module):
         yield
         return
-    base, signature = type(module), signature_of(module)
+    base, bind = type(module), binder_of(module)
 
     def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        bound = bound_as_called(signature, args, kwargs)
+        bound = bind(args, kwargs)
 
         def few(size: int) -> Any:
             parts = cuts(batch_of(bound), shards, size)

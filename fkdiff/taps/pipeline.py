@@ -34,17 +34,11 @@ from fkdiff.taps.preparing import prompts_apart
 from fkdiff.taps.regions import TappedRegions
 from fkdiff.taps.results import cut_pictures
 from fkdiff.taps.samples import Samples
-from fkdiff.taps.scheduler import (
-    Call,
-    Pair,
-    path_between,
-    permute_call,
-    tapped_scheduler,
-    transitions_ahead,
-)
+from fkdiff.taps.scheduler import Call, path_between, permute_call, tapped_scheduler
 from fkdiff.taps.shadowing import own_ranking_off, watched_progress
 from fkdiff.taps.snapshots import Keeper
 from fkdiff.taps.sources import Sources
+from fkdiff.taps.timesteps import Pair, transitions_ahead
 from fkdiff.taps.walks import continued
 from fkdiff.terms.clock import progress_of
 from fkdiff.terms.cost import Cost
@@ -273,7 +267,8 @@ class PipelineTap:
         Pipelines keep a call's settings (guidance scale, interrupt flag) on themselves.
         """
         held, self._watching = dict(vars(self.pipe)), False
-        self.pipe.scheduler = self._scheduler
+        # By assignment, diffusers would write the pipeline's config anew at each step.
+        vars(self.pipe)["scheduler"] = self._scheduler
         try:
             yield
         finally:

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from fkdiff.taps.coefficients import TapError
 
-__all__ = ["check_forgetful", "replaced"]
+__all__ = ["check_forgetful"]
 
 
-def check_forgetful(name: str, network: torch.nn.Module) -> None:
+def check_forgetful(name: str, network: torch.nn.Module) -> bool:
     """Refuse a network that answers from what it kept of earlier calls.
 
     Feature caches hold activations of the rows that they saw last. A resampling puts other
@@ -23,10 +23,14 @@ def check_forgetful(name: str, network: torch.nn.Module) -> None:
         name: Where the pipeline holds it.
         network: The network, also one that `torch.compile` wraps.
 
+    Returns:
+        Whether parts have another forward, which may yet keep what it sees of a call.
+
     Raises:
         TapError: With what keeps them and the remedy.
     """
-    for module in network.modules():
+    parts = list(network.named_modules())
+    for _, module in parts:
         kept = next(_stateful(module), None)
         if kept is not None:
             raise TapError(
@@ -34,7 +38,8 @@ def check_forgetful(name: str, network: torch.nn.Module) -> None:
                 f"can't follow resampled particles; call pipe.{name}.disable_cache() first"
             )
     seen: dict[int, str] = {}
-    for path, forward in replaced(network):
+    replaced = _replaced(network, parts)
+    for path, forward in replaced:
         held = list(_held(forward))
         if any(isinstance(one, Tensor) for one in held) or any(id(one) in seen for one in held):
             raise TapError(
@@ -43,9 +48,12 @@ def check_forgetful(name: str, network: torch.nn.Module) -> None:
                 f"follow resampled particles; take it off first (DeepCache: helper.disable())"
             )
         seen |= {id(one): path for one in held}
+    return bool(replaced)
 
 
-def replaced(network: torch.nn.Module) -> list[tuple[str, Any]]:
+def _replaced(
+    network: torch.nn.Module, parts: list[tuple[str, torch.nn.Module]]
+) -> list[tuple[str, Any]]:
     """Parts of a network, by path, to which someone gave another forward, and that forward.
 
     What diffusers' and accelerate's hooks replace doesn't count, and neither does the forward of
@@ -54,7 +62,7 @@ def replaced(network: torch.nn.Module) -> list[tuple[str, Any]]:
     whole = (network, getattr(network, "_orig_mod", network))
     return [
         (path, vars(module)["forward"])
-        for path, module in network.named_modules()
+        for path, module in parts
         if "forward" in vars(module)
         and not any(module is part for part in whole)
         and not hasattr(module, "_diffusers_hook")
@@ -98,5 +106,5 @@ def _parts(value: Any) -> Iterator[Any]:
 
 def _stateful(module: torch.nn.Module) -> Iterator[str]:
     """Names of diffusers' hooks on a module that keep a state."""
-    hooks = getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
+    hooks = getattr(vars(module).get("_diffusers_hook"), "hooks", {})
     yield from (type(hook).__name__ for hook in hooks.values() if hook._is_stateful)

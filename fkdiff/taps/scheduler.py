@@ -17,21 +17,17 @@ import torch
 from torch import Tensor
 
 from fkdiff.processes import Gaussian
-from fkdiff.taps.coefficients import coefficients, estimate_x0, time_of
+from fkdiff.taps.coefficients import coefficients, estimate_x0
 from fkdiff.taps.shadowing import variant
+from fkdiff.taps.timesteps import Clock, Pair, steps_of, transitions_of
 
 __all__ = [
     "Call",
-    "Pair",
     "path_between",
     "permute_call",
     "permute_history",
     "tapped_scheduler",
-    "transitions_ahead",
 ]
-
-Pair: TypeAlias = tuple[float, float]
-"""(alpha, sigma)."""
 
 
 @dataclass
@@ -75,7 +71,7 @@ class Call:
     @property
     def transitions(self) -> int:
         """Transitions of the run."""
-        return _transitions(self.scheduler, self.calls)
+        return transitions_of(self.scheduler, self.calls)
 
     @property
     def path(self) -> Gaussian | None:
@@ -103,7 +99,7 @@ def path_before(call: Call) -> Gaussian | None:
     """Coefficients of the call before, which ended where this one began; None in the first."""
     if call.position == 0:
         return None
-    place = _steps(call.scheduler) - call.calls + call.position - 1
+    place = steps_of(call.scheduler) - call.calls + call.position - 1
     twin = copy.copy(call.scheduler)
     if hasattr(twin, "_step_index"):
         twin._step_index = place
@@ -163,7 +159,7 @@ class _Watch:
     on_step: Callable[[Call], None]
     before: Before | None
     on_copy: Callable[[], None] | None
-    _clocks: "dict[Any, _Clock]" = field(default_factory=dict)
+    _clocks: "dict[Any, Clock]" = field(default_factory=dict)
 
     def variant_of(self, base: type) -> type:
         """A class of schedulers whose steps, and whose copies' steps, are watched."""
@@ -190,20 +186,20 @@ class _Watch:
         a = bound.arguments
         as_dict, a["return_dict"] = a.get("return_dict", True), True
         _inject(a, self.generators)
-        clock = self._clocks.setdefault(scheduler, _Clock())
+        clock = self._clocks.setdefault(scheduler, Clock())
         clock.start(scheduler, a["timestep"])
         index = getattr(scheduler, "step_index", None)
-        pair = coefficients(scheduler, a["timestep"])
+        pair = clock.pair(scheduler, a["timestep"])
         if self.before is not None and scheduler is self.first:
             self.before(scheduler, a, pair)
         raw = step(*bound.args, **bound.kwargs)
-        position, calls = clock.tick(), _steps(scheduler) - clock.begin
+        position, calls = clock.tick(), steps_of(scheduler) - clock.begin
         call = Call(
             scheduler=scheduler,
             arguments=a,
             index=index,
             pair=pair,
-            next_pair=_next_pair(scheduler, clock.begin + position),
+            next_pair=clock.next_pair(scheduler),
             position=position,
             calls=calls,
             moved=position == calls - 1 or _pair_done(scheduler),
@@ -214,97 +210,11 @@ class _Watch:
         return _as_given(raw, call.output, as_dict)
 
 
-@dataclass
-class _Clock:
-    """Counts the calls of one scheduler in a run.
-
-    Arguments:
-        begin: Place of the first call in the grid of timesteps.
-        position: Calls so far.
-    """
-
-    begin: int = 0
-    position: int = 0
-
-    def start(self, scheduler: Any, timestep: Any) -> None:
-        """Find the place of the first call; later ones are counted."""
-        if self.position == 0:
-            self.begin = _begin(scheduler, timestep)
-
-    def tick(self) -> int:
-        """Count a call; returns its position."""
-        self.position += 1
-        return self.position - 1
-
-
 def _inject(arguments: dict[str, Any], generators: Sequence[torch.Generator]) -> None:
     """Pipelines such as SD3 pass no generator to `step`; DiT's state has two rows a particle."""
     if "generator" in arguments and arguments["generator"] is None:
         copies = max(1, len(arguments["sample"]) // len(generators))
         arguments["generator"] = list(generators) * copies
-
-
-# Their grid's last timestep is the end of the run itself.
-_CLOSED = frozenset({"SCMScheduler", "DDPMWuerstchenScheduler"})
-
-
-def _steps(scheduler: Any) -> int:
-    """Timesteps that a whole run steps from."""
-    return len(scheduler.timesteps) - (type(scheduler).__name__ in _CLOSED)
-
-
-def _begin(scheduler: Any, timestep: Any) -> int:
-    """Place in the grid where a run begins; image-to-image runs begin in the middle.
-
-    Schedulers that count their steps know their `begin_index`. Grids of the others may hold a
-    timestep twice (PNDM), and pipelines walk along the grid itself, so that a timestep's place in
-    memory is its place in the grid.
-    """
-    if hasattr(scheduler, "_init_step_index"):
-        if getattr(scheduler, "step_index", None) is None:
-            scheduler._init_step_index(timestep)
-        return int(scheduler.step_index)
-    return _place_of(timestep, scheduler.timesteps)
-
-
-def _place_of(timestep: Any, grid: Tensor) -> int:
-    if isinstance(timestep, Tensor) and _same_memory(timestep, grid):
-        return int(timestep.storage_offset() - grid.storage_offset()) // max(1, grid.stride(0))
-    found = (grid == time_of(timestep).to(grid)).nonzero()
-    return int(found[0]) if len(found) else 0
-
-
-def transitions_ahead(scheduler: Any, timestep: Any) -> int:
-    """Transitions of the run that is about to begin, asked before the scheduler's first step.
-
-    Arguments:
-        scheduler: The scheduler, its grid set.
-        timestep: What the pipeline's network is first called with; some are given it scaled, but
-            then their schedulers know where they begin.
-    """
-    begin = getattr(scheduler, "begin_index", None)
-    if begin is None:
-        times = torch.as_tensor(timestep)
-        begin = _place_of(times[(0,) * times.ndim], scheduler.timesteps)
-    return _transitions(scheduler, _steps(scheduler) - begin)
-
-
-def _transitions(scheduler: Any, calls: int) -> int:
-    """A pair of calls makes one transition in solvers of order two."""
-    return (calls + 1) // 2 if getattr(scheduler, "order", 1) == 2 else calls
-
-
-def _same_memory(a: Tensor, b: Tensor) -> bool:
-    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
-
-
-def _next_pair(scheduler: Any, place: int) -> Pair | None:
-    if place + 1 < len(scheduler.timesteps):
-        return coefficients(scheduler, scheduler.timesteps[place + 1])
-    final = getattr(scheduler, "final_alpha_cumprod", None)
-    if final is not None:
-        return float(final) ** 0.5, (1 - float(final)) ** 0.5
-    return None
 
 
 def _pair_done(scheduler: Any) -> bool:
@@ -321,10 +231,9 @@ def _as_fields(raw: Any) -> dict[str, Any]:
 
 
 def _as_given(raw: Any, fields: dict[str, Any], as_dict: bool) -> Any:
-    if isinstance(raw, tuple):
+    if isinstance(raw, tuple) or not as_dict:
         return tuple(fields.values())
-    out = type(raw)(**fields)
-    return out if as_dict else out.to_tuple()
+    return type(raw)(**fields)
 
 
 def permute_history(scheduler: Any, like: Tensor, continued: Callable[[Tensor], Tensor]) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from fkdiff.taps.batching import batch_of, chunked
 from fkdiff.taps.coefficients import TapError
-from fkdiff.taps.denoiser import bound_as_called, calling, signature_of
+from fkdiff.taps.denoiser import binder_of, calling
 
 __all__ = ["texts_apart"]
 
@@ -33,13 +33,13 @@ def texts_apart(pipe: Any, prompts: int) -> Iterator[None]:
 
 @contextmanager
 def _apart(module: torch.nn.Module, prompts: int) -> Iterator[None]:
-    base, signature = type(module), signature_of(module)
+    base, bind = type(module), binder_of(module)
 
     def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         def whole(*a: Any, **k: Any) -> Any:
             return base.__call__(self, *a, **k)
 
-        bound = bound_as_called(signature, args, kwargs)
+        bound = bind(args, kwargs)
         try:
             batch = batch_of(bound)
         except TapError:

@@ -196,7 +196,7 @@ def evaluate(
         tensor([2., 0.], dtype=torch.float64)
     """
     composed = as_reward(reward)
-    return evaluate_components(composed, samples, context, where)[composed.name]
+    return _components(composed, samples, context, where)[composed.name]
 
 
 def evaluate_components(
@@ -216,7 +216,12 @@ def evaluate_components(
         >>> {k: v.item() for k, v in evaluate_components(2 * Brightness(), white).items()}
         {'brightness': 1.0, '2 * brightness': 2.0}
     """
-    composed = as_reward(reward)
+    return _components(as_reward(reward), samples, context, where)
+
+
+def _components(
+    composed: Composable, samples: Any, context: Mapping[str, Any] | None, where: Where | None
+) -> dict[str, Tensor]:
     n, context = len(samples), context or {}
     values = {id(leaf): _score(leaf, samples, context, where, n) for leaf in composed.leaves}
     named = composed.named(values)

@@ -1,13 +1,14 @@
 """The cloud: carried weights, triggers per prompt, lineage, messages."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
-from fkdiff.smc import Cloud, Resample, bisect_scale, conditional_ess, ess
+from fkdiff.smc import Cloud, Resample, WeightsError, bisect_scale, conditional_ess, ess
 
-WHOLE = {"window": (0, 1)}
+WHOLE: dict[str, Any] = {"window": (0, 1)}
 
 
 def make(prompts: int = 1, particles: int = 4, **settings) -> Cloud:
@@ -84,6 +85,16 @@ def test_a_prompt_does_not_depend_on_the_others():
     assert rows is not None and alone_rows is not None
     assert torch.equal(alone_rows, rows[32:] - 32)
     assert torch.equal(alone.log_w[0], together.log_w[2])
+
+
+def test_large_weights_whose_sum_overflows_are_kept():
+    """Their sum is infinite, and none of them is."""
+    cloud = make(particles=4, ess=0.5, **WHOLE)
+    d = torch.tensor([[1e308, 1e308, 1e308, -1e308]], dtype=torch.float64)
+    cloud.reweight(d)
+    assert torch.equal(cloud.log_w, d)
+    with pytest.raises(WeightsError, match="increment is inf"):
+        cloud.reweight(torch.tensor([[0.0, torch.inf, -torch.inf, 0.0]]))
 
 
 def test_one_particle_never_resamples():

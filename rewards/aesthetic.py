@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fkdiff.rewards.affine_head import AffineHead
 from fkdiff.rewards.dual_encoder import DualEncoder, find_encoder, load_encoder
-from fkdiff.rewards.model_reward import ModelReward
+from fkdiff.rewards.model_reward import ModelReward, Network
 from fkdiff.rewards.weights import read_tensors, refuse_pickle
 
 __all__ = ["AestheticPredictor"]
@@ -65,13 +65,10 @@ class AestheticPredictor(ModelReward):
         """Reads the head first: the encoder is the larger download."""
         tensors, found = read_tensors(self.head), find_encoder(self.encoder)
         encoder = load_encoder(found.location, found.pretrained)
-        return _Rating(encoder, AffineHead(tensors, encoder.width))
 
+        def values(
+            head: AffineHead, encoder: DualEncoder, pixels: Tensor, prompts: Sequence[str]
+        ) -> Tensor:
+            return head(encoder.images(pixels))
 
-class _Rating(nn.Module):
-    def __init__(self, encoder: DualEncoder, head: AffineHead) -> None:
-        super().__init__()
-        self.encoder, self.head = encoder, head
-
-    def forward(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        return self.head(self.encoder.images(pixels))
+        return Network(values, AffineHead(tensors, encoder.width), encoder)

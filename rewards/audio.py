@@ -4,12 +4,11 @@ Exactly known, they show what steering does to sound before a model judges anyth
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from fkdiff.rewards.written import Plain
+from fkdiff.rewards.plain import Measure
 
 __all__ = ["Loudness", "SpectralCentroid", "SpectralFlatness"]
 
@@ -17,7 +16,7 @@ _FLOOR = 1e-12  # of a mean power: silence is -120 dB
 
 
 @dataclass(frozen=True, repr=False)
-class Loudness(Plain):
+class Loudness(Measure):
     r"""Mean power of a waveform in decibels of full scale: 0 for a square wave of 1, -120 silent.
 
     $$ r(x) = 10 \log_{10} (\mathrm{mean}(x^2) + 10^{-12}) $$
@@ -37,21 +36,16 @@ class Loudness(Plain):
         tensor([   0., -120.])
     """
 
-    mean: float = 0.0
-    sd: float = 1.0
-
     name = "loudness"
     inputs = "audio"
-    differentiable = True
-    pure = True
 
-    def __call__(self, samples: Tensor, **context: Any) -> Tensor:
+    def values(self, samples: Tensor) -> Tensor:
         """Decibels of waveforms (n, channels, time) in [-1, 1], shape (n,)."""
         return 10 * (samples.square().mean(dim=(1, 2)) + _FLOOR).log10()
 
 
 @dataclass(frozen=True, repr=False)
-class SpectralCentroid(Plain):
+class SpectralCentroid(Measure):
     r"""Brightness of a sound: its power's mean frequency, from 0 to 1 at half the sampling rate.
 
     $$ r(x) = \frac{\sum_k (k / K) P_k}{\sum_k P_k}, \qquad P_k = \mathrm{mean}_w |X_{wk}|^2 $$
@@ -73,15 +67,10 @@ class SpectralCentroid(Plain):
         True
     """
 
-    mean: float = 0.0
-    sd: float = 1.0
-
     name = "spectral-centroid"
     inputs = "audio"
-    differentiable = True
-    pure = True
 
-    def __call__(self, samples: Tensor, **context: Any) -> Tensor:
+    def values(self, samples: Tensor) -> Tensor:
         """Mean frequency of waveforms (n, channels, time), shape (n,)."""
         power = _power(samples)
         frequency = torch.linspace(0, 1, power.shape[1]).to(power)
@@ -89,7 +78,7 @@ class SpectralCentroid(Plain):
 
 
 @dataclass(frozen=True, repr=False)
-class SpectralFlatness(Plain):
+class SpectralFlatness(Measure):
     r"""How noise-like a sound is: 0 for a pure tone, near 1 for white noise.
 
     $$ r(x) = \frac{\exp(\mathrm{mean}_k \log Q_k)}{\mathrm{mean}_k Q_k} $$
@@ -111,15 +100,10 @@ class SpectralFlatness(Plain):
         True
     """
 
-    mean: float = 0.0
-    sd: float = 1.0
-
     name = "spectral-flatness"
     inputs = "audio"
-    differentiable = True
-    pure = True
 
-    def __call__(self, samples: Tensor, **context: Any) -> Tensor:
+    def values(self, samples: Tensor) -> Tensor:
         """Flatness of waveforms (n, channels, time), shape (n,)."""
         power = _power(samples) + _FLOOR
         return power.log().mean(dim=1).exp() / power.mean(dim=1)

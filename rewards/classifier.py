@@ -7,18 +7,42 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fkdiff.rewards.model_reward import ModelReward
+from fkdiff.rewards.model_reward import ModelReward, Network
 from fkdiff.rewards.preprocess import ImageSettings, preprocess, settings_of
 from fkdiff.rewards.weights import from_hub, loading, read_tensors
 from fkdiff.terms.reward_function import RewardError
 
-__all__ = ["Classifier", "label_number"]
+__all__ = ["Classifier", "Labelled", "label_number"]
 
 _TORCHVISION = "torchvision:"
 
 
+class Labelled(ModelReward):
+    """Base of rewards that are the log-probability of a label, which they are named by."""
+
+    model: str
+    label: str | int | None
+    argument = "MODEL:LABEL"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.label is not None:
+            return
+        model, _, label = self.model.rpartition(":")
+        if not model or model == _TORCHVISION[:-1]:
+            kind = type(self).__name__
+            raise RewardError(f"a classifier needs a label: {kind}({self.model!r}, label)")
+        object.__setattr__(self, "model", model)
+        object.__setattr__(self, "label", int(label) if label.isdecimal() else label)
+
+    @property
+    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Name in reports: the label."""
+        return str(self.label)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class Classifier(ModelReward):
+class Classifier(Labelled):
     r"""Log-probability that an image shows what a label says.
 
     $$ r(x) = \log p(\text{label} \mid x) \le 0 $$
@@ -55,27 +79,15 @@ class Classifier(ModelReward):
     label: str | int | None = None
     checkpoint: str | None = None
 
-    argument = "MODEL:LABEL"
     reads_prompts = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.label is None:
-            model, _, label = self.model.rpartition(":")
-            if not model or model == _TORCHVISION[:-1]:
-                raise RewardError(f"a classifier needs a label: Classifier({self.model!r}, label)")
-            object.__setattr__(self, "model", model)
-            object.__setattr__(self, "label", int(label) if label.isdecimal() else label)
         if self.checkpoint and not self.model.startswith(_TORCHVISION):
             raise RewardError(
                 f"checkpoint goes with {_TORCHVISION}NAME, got model {self.model!r}; a model of "
                 "transformers is loaded from its folder"
             )
-
-    @property
-    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Name in reports: the label."""
-        return str(self.label)
 
     @property
     def weights(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -97,7 +109,7 @@ class Classifier(ModelReward):
         settings = settings_of(AutoImageProcessor.from_pretrained(self.model))
         model = AutoModelForImageClassification.from_pretrained(self.model, dtype=torch.float32)
         number = label_number(self.label, model.config.id2label, self.model)
-        return _LogProbability(model, settings, number)
+        return _log_probability(model, settings, number)
 
     def _torchvision(self, name: str) -> nn.Module:
         from torchvision.models import get_model, get_model_weights
@@ -116,18 +128,16 @@ class Classifier(ModelReward):
             std=tuple(preset.std),
             interpolation=preset.interpolation.value,
         )
-        return _LogProbability(model, settings, number)
+        return _log_probability(model, settings, number)
 
 
-class _LogProbability(nn.Module):
-    def __init__(self, model: nn.Module, settings: ImageSettings, number: int) -> None:
-        super().__init__()
-        self.model, self.settings, self.number = model, settings, number
-
-    def forward(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        logits = self.model(preprocess(pixels, self.settings))
+def _log_probability(model: nn.Module, settings: ImageSettings, number: int) -> nn.Module:
+    def values(model: nn.Module, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        logits = model(preprocess(pixels, settings))
         logits = logits if isinstance(logits, Tensor) else logits.logits
-        return logits.log_softmax(dim=1)[:, self.number]
+        return logits.log_softmax(dim=1)[:, number]
+
+    return Network(values, model)
 
 
 def label_number(label: str | int | None, names: Mapping[int, str], model: str) -> int:

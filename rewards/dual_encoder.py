@@ -74,20 +74,24 @@ class DualEncoder(nn.Module):
 
     def images(self, pixels: Tensor) -> Tensor:
         """Unit features of images (n, 3, h, w), shape (n, d), float32."""
-        features = self.model.encode_image(preprocess(pixels, self.settings))  # pyright: ignore
+        features = self.encoded_images(preprocess(pixels, self.settings))
         return nn.functional.normalize(features.float(), dim=-1)
 
     def texts(self, prompts: Sequence[str]) -> Tensor:
         """Unit features of prompts, each encoded once in the network's life, shape (n, d)."""
-        for prompt in set(prompts) - set(self._texts):
-            self._texts[prompt] = self._text(prompt).cpu()
+        for prompt in set(prompts) - set(self._texts):  # alone, so that no company rounds it
+            with torch.no_grad():
+                features = self.encoded_text(prompt)[0].float()
+            self._texts[prompt] = nn.functional.normalize(features, dim=-1).cpu()
         return torch.stack([self._texts[prompt] for prompt in prompts])
 
-    @torch.no_grad()
-    def _text(self, text: str) -> Tensor:
-        """Unit features of one text, shape (d,), float32; alone, so that no company rounds it."""
-        features = self.model.encode_text(self.tokenizer([text]).to(self.device))  # pyright: ignore
-        return nn.functional.normalize(features[0].float(), dim=-1)
+    def encoded_images(self, pixels: Tensor) -> Tensor:
+        """Features of preprocessed images, shape (n, d)."""
+        return self.model.encode_image(pixels)  # pyright: ignore
+
+    def encoded_text(self, text: str) -> Tensor:
+        """Features of a text, shape (1, d)."""
+        return self.model.encode_text(self.tokenizer([text]).to(self.device))  # pyright: ignore
 
 
 def find_encoder(model: str, pretrained: str | None = None) -> Found:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from fkdiff import zoo
-from fkdiff.rewards.model_reward import ModelReward
+from fkdiff.rewards.model_reward import ModelReward, Network
 from fkdiff.rewards.weights import loading
 from fkdiff.terms.reward_function import RewardError
 
@@ -61,18 +61,12 @@ class EmojiVQA(ModelReward):
         from fkdiff.zoo.answerer import load_answerer
 
         with loading("emoji-vqa"):
-            return _Read(load_answerer(zoo.path("emoji-vqa")))
+            return Network(_readable, load_answerer(zoo.path("emoji-vqa")))
 
 
-class _Read(nn.Module):
-    """The network, with a reward's error for prompts that it can't read."""
-
-    def __init__(self, answerer: nn.Module) -> None:
-        super().__init__()
-        self.answerer = answerer
-
-    def forward(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        try:
-            return self.answerer(pixels, prompts)
-        except ValueError as error:
-            raise RewardError(f"reward 'emoji-vqa' can't read a prompt: {error}") from error
+def _readable(answerer: nn.Module, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+    """The network's values, with a reward's error for prompts that it can't read."""
+    try:
+        return answerer(pixels, prompts)
+    except ValueError as error:
+        raise RewardError(f"reward 'emoji-vqa' can't read a prompt: {error}") from error

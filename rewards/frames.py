@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from fkdiff.rewards.wrapping import OfPixels
+from fkdiff.rewards.plain import OfPixels
 from fkdiff.terms.reward_algebra import values_of
 from fkdiff.terms.reward_function import row_wise
 
@@ -52,12 +52,11 @@ class PerFrame(OfPixels):
     pure = True
 
     def __post_init__(self) -> None:
-        self._load()
+        super().__post_init__()
         if self.over not in get_args(Over):
             raise ValueError(f"over must be 'mean' or 'worst', got {self.over!r}")
         if self.every < 1:
             raise ValueError(f"every must be at least 1, got {self.every}")
-        self._calibrate()
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]

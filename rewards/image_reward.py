@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fkdiff.rewards.affine_head import AffineHead
 from fkdiff.rewards.model_reward import ModelReward
 from fkdiff.rewards.preprocess import ImageSettings, preprocess
-from fkdiff.rewards.weights import from_hub, loading, read_tensors, refuse_pickle
+from fkdiff.rewards.weights import from_hub, loading, pretrained, read_tensors, refuse_pickle
 from fkdiff.terms.reward_function import RewardError
 
 __all__ = ["ImageReward", "blip_state"]
@@ -82,8 +82,7 @@ class ImageReward(ModelReward):
         """Encoders whose sizes are read off the checkpoint's tensors."""
         from transformers import AutoTokenizer
 
-        with loading(self.tokenizer):
-            tokenizer = AutoTokenizer.from_pretrained(self.tokenizer)
+        tokenizer = pretrained(AutoTokenizer, self.tokenizer)
         tensors = read_tensors(self.checkpoint, _PUBLISHED)
         with loading(self.checkpoint):
             return _Ranker(tensors, tokenizer)

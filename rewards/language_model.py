@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fkdiff.rewards.text_model import TextModelReward, spaced
-from fkdiff.rewards.weights import from_hub, loading
+from fkdiff.rewards.model_reward import Network, TextModelReward
+from fkdiff.rewards.weights import pretrained
 
 __all__ = ["LogLikelihood", "Perplexity"]
 
@@ -41,7 +42,6 @@ class LogLikelihood(TextModelReward):
         'text'
     """
 
-    model: str
     passes: int | None = None
 
     name = "log-likelihood"
@@ -52,29 +52,17 @@ class LogLikelihood(TextModelReward):
         if self.passes is not None and self.passes < 1:
             raise ValueError(f"passes must be at least 1, got {self.passes}")
 
-    @property
-    def weights(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The model."""
-        return (from_hub(self.model),)
-
     def load(self) -> nn.Module:
         """The model with its tokenizer."""
-        from transformers import (
-            AutoConfig,
-            AutoModelForCausalLM,
-            AutoModelForMaskedLM,
-            AutoTokenizer,
-        )
+        from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-        with loading(self.model):
-            config = AutoConfig.from_pretrained(self.model)
-            tokenizer = AutoTokenizer.from_pretrained(self.model)
-            masked = tokenizer.mask_token_id is not None
-            kind = AutoModelForMaskedLM if masked else AutoModelForCausalLM
-            model = kind.from_pretrained(self.model, config=config, dtype=torch.float32)
+        tokenizer = pretrained(AutoTokenizer, self.model)
+        masked = tokenizer.mask_token_id is not None
+        kind = AutoModelForMaskedLM if masked else AutoModelForCausalLM
+        model = pretrained(kind, self.model, dtype=torch.float32)
         if masked:
             return Pseudo(model, tokenizer, self.passes, self.batch_size)
-        return _Causal(model, tokenizer)
+        return Network(partial(_causal, tokenizer), model)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -113,7 +101,7 @@ class Pseudo(nn.Module):
 
     def _one(self, text: str) -> Tensor:
         device = next(self.model.parameters()).device
-        ids = self.tokenizer(spaced(text, self.tokenizer), return_tensors="pt").input_ids[0]
+        ids = self.tokenizer(_spaced(text, self.tokenizer), return_tensors="pt").input_ids[0]
         special = torch.tensor(self.tokenizer.all_special_ids)
         places = (~torch.isin(ids, special)).nonzero().flatten()
         if not len(places):
@@ -130,20 +118,25 @@ class Pseudo(nn.Module):
         return found[hidden].mean()
 
 
-class _Causal(nn.Module):
-    def __init__(self, model: nn.Module, tokenizer: Any) -> None:
-        super().__init__()
-        self.model, self.tokenizer = model, tokenizer
-
-    def forward(self, texts: Sequence[str], prompts: Sequence[str]) -> Tensor:
-        return torch.stack([self._one(text) for text in texts])
-
-    def _one(self, text: str) -> Tensor:
-        start = self.tokenizer.bos_token_id
-        ids = self.tokenizer(text, add_special_tokens=False).input_ids
+def _causal(
+    tokenizer: Any, model: nn.Module, texts: Sequence[str], prompts: Sequence[str]
+) -> Tensor:
+    """Mean log-likelihood of a token of each text under a causal model."""
+    start, device = tokenizer.bos_token_id, next(model.parameters()).device
+    values = []
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False).input_ids
         ids = torch.tensor([[*([start] if start is not None else []), *ids]], dtype=torch.int64)
         if ids.shape[1] < 2:
-            return torch.tensor(-torch.inf)
-        ids = ids.to(next(self.model.parameters()).device)
-        log_p = self.model(input_ids=ids).logits[:, :-1].float().log_softmax(-1)
-        return log_p.gather(-1, ids[:, 1:, None]).mean().cpu()
+            values.append(torch.tensor(-torch.inf))
+            continue
+        log_p = model(input_ids=ids.to(device)).logits[:, :-1].float().log_softmax(-1).cpu()
+        values.append(log_p.gather(-1, ids[:, 1:, None]).mean())
+    return torch.stack(values)
+
+
+def _spaced(text: str, tokenizer: Any) -> str:
+    """The text with its letters apart, where the tokenizer knows single letters alone."""
+    special = set(tokenizer.all_special_tokens)
+    words = (word for word in tokenizer.get_vocab() if word not in special)
+    return " ".join("".join(text.split())) if all(len(w) == 1 for w in words) else text

@@ -1,18 +1,36 @@
-"""What rewards computed by a network share: lazy weights, devices, batches, prompts."""
+"""Bases of rewards computed by a network: lazy weights, devices, batches, prompts."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from fkdiff.rewards.written import written
+from fkdiff.rewards.plain import call_text
+from fkdiff.rewards.weights import from_hub
 from fkdiff.terms.reward_algebra import Composable, check_calibration
 from fkdiff.terms.reward_function import RewardError
 
-__all__ = ["ModelReward", "check_prompts"]
+__all__ = ["ModelReward", "Network", "TextModelReward"]
+
+
+class Network(nn.Module):
+    """A function of networks, samples and prompts as a module that holds the networks.
+
+    Arguments:
+        values: Maps the networks, n samples and n prompts to n values.
+        networks: They are put to devices with the module.
+    """
+
+    def __init__(self, values: Callable[..., Tensor], *networks: nn.Module) -> None:
+        super().__init__()
+        self.values, self.networks = values, nn.ModuleList(networks)
+
+    def forward(self, samples: Any, prompts: Sequence[str]) -> Tensor:
+        """Values (n,)."""
+        return self.values(*self.networks, samples, prompts)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -23,7 +41,7 @@ class ModelReward(Composable):
     reward's life and follow the samples' device.
 
     Arguments:
-        device: Where to run, None for the device of the first samples.
+        device: Where to run, None for the device of the first samples (texts: for the CPU).
         mean: Stated mean of the values.
         sd: Stated standard deviation of the values, positive.
         batch_size: Largest number of samples scored at once.
@@ -33,7 +51,7 @@ class ModelReward(Composable):
     mean: float = 0.0
     sd: float = 1.0
     batch_size: int = 16
-    _loaded: list[nn.Module] = field(default_factory=list, init=False)
+    _loaded: nn.Module | None = field(default=None, init=False)
 
     inputs = "pixels"
     differentiable = True
@@ -50,18 +68,20 @@ class ModelReward(Composable):
         """The network: maps images (n, 3, h, w) in [0, 1] and n prompts to n values."""
 
     def __call__(
-        self, samples: Tensor, prompts: Sequence[str] | None = None, **context: Any
+        self, samples: Any, prompts: Sequence[str] | None = None, **context: Any
     ) -> Tensor:
         """Values of n samples, and of the n prompts if these matter, row by row, shape (n,)."""
         n, size = len(samples), self.batch_size
         if self.reads_prompts:
-            check_prompts(prompts, n, self.name)
+            _check_prompts(prompts, n, self.name)
         texts = list(prompts or []) if self.reads_prompts else [""] * n
-        device = torch.device(self.device or samples.device)
-        network, samples = self._network(device), samples.to(device)
+        device = torch.device(self.device or getattr(samples, "device", "cpu"))
+        network = self._network(device)
+        samples = samples.to(device) if isinstance(samples, Tensor) else list(samples)
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
-            starts = range(0, max(n, 1), size)
-            return torch.cat([network(samples[i : i + size], texts[i : i + size]) for i in starts])
+            starts = range(0, n, size)
+            parts = [network(samples[i : i + size], texts[i : i + size]) for i in starts]
+        return torch.cat(parts) if parts else torch.zeros(0, device=device)
 
     def prepare(self) -> None:
         """Loads the weights now, so that a missing download is told before a run starts."""
@@ -72,20 +92,47 @@ class ModelReward(Composable):
         return replace(self, device=device)
 
     def _network(self, device: torch.device) -> nn.Module:
-        if not self._loaded:
-            self._loaded.append(self.load().eval().requires_grad_(False))
-        return self._loaded[0].to(device)
+        network = self._loaded
+        if network is None:
+            network = self.load().eval().requires_grad_(False)
+            object.__setattr__(self, "_loaded", network)
+        return network.to(device)
 
     def __repr__(self) -> str:
-        return written(self)
+        return call_text(self)
 
 
-def check_prompts(prompts: Sequence[str] | None, n: int, name: str) -> None:
-    """Raises RewardError unless there are n prompts.
+@dataclass(frozen=True, eq=False, repr=False)
+class TextModelReward(ModelReward):
+    """Base of rewards on texts by a model of transformers; nothing is differentiable.
 
-    Example:
-        >>> check_prompts(["a cat", "a dog"], 2, "openclip")
+    Arguments:
+        model: Hub id or folder.
     """
+
+    model: str
+
+    inputs = "text"
+    differentiable = False
+    pure = True
+    reads_prompts = False
+
+    def __call__(
+        self, samples: Any, prompts: Sequence[str] | None = None, **context: Any
+    ) -> Tensor:
+        """Values of n texts, and of the n prompts if these matter, shape (n,)."""
+        if isinstance(samples, str) or not all(isinstance(text, str) for text in samples):
+            raise RewardError(f"reward {self.name!r} reads a list of texts, got {samples!r:.60}")
+        return super().__call__(samples, prompts)
+
+    @property
+    def weights(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The model."""
+        return (from_hub(self.model),)
+
+
+def _check_prompts(prompts: Sequence[str] | None, n: int, name: str) -> None:
+    """Raises RewardError unless there are n prompts."""
     if prompts is None or len(prompts) == 0:
         raise RewardError(
             f"reward {name!r} judges images by prompts, got none; pass prompts=[...]"

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fkdiff.rewards.dual_encoder import DualEncoder
 from fkdiff.rewards.model_reward import ModelReward
-from fkdiff.rewards.preprocess import ImageSettings, preprocess, settings_of
-from fkdiff.rewards.weights import from_hub, loading
+from fkdiff.rewards.preprocess import settings_of
+from fkdiff.rewards.weights import from_hub, pretrained
 
 __all__ = ["PickScore"]
 
@@ -55,33 +55,24 @@ class PickScore(ModelReward):
         """Model and processor by transformers' own loaders."""
         from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
-        with loading(self.processor):
-            settings = settings_of(AutoImageProcessor.from_pretrained(self.processor))
-            tokenizer = AutoTokenizer.from_pretrained(self.processor)
-        with loading(self.model):
-            model = CLIPModel.from_pretrained(self.model, dtype=torch.float32)
-        return _Preference(model, tokenizer, settings)
+        processor = pretrained(AutoImageProcessor, self.processor)
+        tokenizer = pretrained(AutoTokenizer, self.processor)
+        model = pretrained(CLIPModel, self.model, dtype=torch.float32)
+        return _Preference(model, tokenizer, settings_of(processor))
 
 
-class _Preference(nn.Module):
-    def __init__(self, model: Any, tokenizer: Any, settings: ImageSettings) -> None:
-        super().__init__()
-        self.model, self.tokenizer, self.settings = model, tokenizer, settings
-        self._texts: dict[str, Tensor] = {}
+class _Preference(DualEncoder):
+    """CLIP of transformers, whose similarity is scaled to log-odds."""
 
     def forward(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        images = self.model.vision_model(pixel_values=preprocess(pixels, self.settings))
-        images = nn.functional.normalize(self.model.visual_projection(images.pooler_output), dim=1)
-        for prompt in set(prompts) - set(self._texts):
-            self._texts[prompt] = self._text(prompt).cpu()
-        texts = torch.stack([self._texts[prompt] for prompt in prompts]).to(pixels.device)
-        return self.model.logit_scale.exp() * (images * texts).sum(dim=1)
+        return self.model.logit_scale.exp() * super().forward(pixels, prompts)  # pyright: ignore
 
-    @torch.no_grad()
-    def _text(self, prompt: str) -> Tensor:
-        """Unit features of one prompt, shape (d,); alone, so that no company rounds it."""
-        tokens = self.tokenizer([prompt], truncation=True, max_length=77, return_tensors="pt")
-        tokens = tokens.to(self.model.device)
+    def encoded_images(self, pixels: Tensor) -> Tensor:
+        seen = self.model.vision_model(pixel_values=pixels).pooler_output  # pyright: ignore
+        return self.model.visual_projection(seen)  # pyright: ignore
+
+    def encoded_text(self, text: str) -> Tensor:
+        tokens = self.tokenizer([text], truncation=True, max_length=77, return_tensors="pt")
+        tokens = tokens.to(self.device)
         kept = {name: tokens[name] for name in ("input_ids", "attention_mask")}
-        features = self.model.text_projection(self.model.text_model(**kept).pooler_output)
-        return nn.functional.normalize(features[0], dim=0)
+        return self.model.text_projection(self.model.text_model(**kept).pooler_output)  # pyright: ignore

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fkdiff.rewards.written import Plain
+from fkdiff.rewards.plain import Measure, Plain
 from fkdiff.terms.reward_function import pil_images
 
 __all__ = ["Brightness", "Colourfulness", "JPEGSize"]
 
 
 @dataclass(frozen=True, repr=False)
-class Brightness(Plain):
+class Brightness(Measure):
     r"""Mean luma of an image: 0 for black, 1 for white.
 
     $$ r(x) = \mathrm{mean}_{pixels}(0.299\, R + 0.587\, G + 0.114\, B) $$
@@ -35,22 +35,17 @@ class Brightness(Plain):
         tensor([0.2500, 0.2500])
     """
 
-    mean: float = 0.0
-    sd: float = 1.0
-
     name = "brightness"
     inputs = "pixels"
-    differentiable = True
-    pure = True
 
-    def __call__(self, samples: Tensor, **context: Any) -> Tensor:
+    def values(self, samples: Tensor) -> Tensor:
         """Mean luma of images (n, 3, h, w) in [0, 1], shape (n,)."""
         luma = samples.new_tensor([0.299, 0.587, 0.114])
         return samples.mean(dim=(2, 3)) @ luma
 
 
 @dataclass(frozen=True, repr=False)
-class Colourfulness(Plain):
+class Colourfulness(Measure):
     r"""How colourful an image looks: 0 for grey, 15 slightly, 59 quite, 109 extremely.
 
     On channels in [0, 255], with opponents $a = R - G$ and $b = (R + G) / 2 - B$,
@@ -70,15 +65,10 @@ class Colourfulness(Plain):
         tensor([0.])
     """
 
-    mean: float = 0.0
-    sd: float = 1.0
-
     name = "colourfulness"
     inputs = "pixels"
-    differentiable = True
-    pure = True
 
-    def __call__(self, samples: Tensor, **context: Any) -> Tensor:
+    def values(self, samples: Tensor) -> Tensor:
         """Colourfulness of images (n, 3, h, w) in [0, 1], shape (n,)."""
         red, green, blue = (255 * samples).flatten(2).unbind(dim=1)
         opponents = torch.stack([red - green, (red + green) / 2 - blue], dim=1)  # (n, 2, h w)
@@ -118,14 +108,13 @@ class JPEGSize(Plain):
     name = "jpeg-size"
     inputs = "pixels"
     differentiable = False
-    pure = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= self.quality <= 95:
             raise ValueError(f"quality must be from 1 to 95, got {self.quality}; 75 is usual")
 
-    def __call__(self, samples: Tensor, **context: Any) -> Tensor:
+    def values(self, samples: Tensor) -> Tensor:
         """Kilobytes of each of the images (n, 3, h, w) in [0, 1], shape (n,)."""
         return torch.tensor([self._kilobytes(image) for image in pil_images(samples)])
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fkdiff.rewards.written import Plain
+from fkdiff.rewards.plain import Plain
 from fkdiff.terms.reward_function import RewardError
 
 __all__ = ["ProteinProperty"]
@@ -59,7 +59,6 @@ class ProteinProperty(Plain):
 
     inputs = "text"
     differentiable = False
-    pure = True
     argument = "QUANTITY"
 
     def __post_init__(self) -> None:
@@ -73,7 +72,7 @@ class ProteinProperty(Plain):
         """The property."""
         return self.quantity
 
-    def __call__(self, samples: Sequence[str], **context: Any) -> Tensor:
+    def values(self, samples: Sequence[str]) -> Tensor:
         """The property of n texts, shape (n,), float64."""
         try:
             from Bio.SeqUtils.ProtParam import ProteinAnalysis

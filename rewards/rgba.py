@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fkdiff.rewards.wrapping import OfPixels
-from fkdiff.rewards.written import Plain
+from fkdiff.rewards.plain import Measure, OfPixels, Plain
 from fkdiff.rgba.pasting import over
 from fkdiff.rgba.tokens import without_background
 from fkdiff.terms.reward_algebra import values_of
@@ -17,7 +16,7 @@ __all__ = ["Coverage", "EdgeSharpness", "OverBackgrounds", "Uncropped"]
 
 
 @dataclass(frozen=True, repr=False)
-class Coverage(Plain):
+class Coverage(Measure):
     r"""How much of a picture its subject covers: 0 nothing, 1 all.
 
     $$ r(x) = \mathrm{mean}_{pixels}\, \alpha $$
@@ -31,21 +30,16 @@ class Coverage(Plain):
         tensor([0.2500])
     """
 
-    mean: float = 0.0
-    sd: float = 1.0
-
     name = "alpha-coverage"
     inputs = "rgba"
-    differentiable = True
-    pure = True
 
-    def __call__(self, samples: Tensor, **context: Any) -> Tensor:
+    def values(self, samples: Tensor) -> Tensor:
         """Mean alpha of pictures (n, 4, h, w) in [0, 1], shape (n,)."""
         return samples[:, 3].mean(dim=(1, 2))
 
 
 @dataclass(frozen=True, repr=False)
-class EdgeSharpness(Plain):
+class EdgeSharpness(Measure):
     r"""How steep alpha is at its edges: 1 for a step within a pixel, 1/n for a ramp of n pixels.
 
     $$ r(x) = \sum |\nabla \alpha|^2 \Big/ \sum |\nabla \alpha| $$
@@ -60,15 +54,10 @@ class EdgeSharpness(Plain):
         tensor([0.2500])
     """
 
-    mean: float = 0.0
-    sd: float = 1.0
-
     name = "edge-sharpness"
     inputs = "rgba"
-    differentiable = True
-    pure = True
 
-    def __call__(self, samples: Tensor, **context: Any) -> Tensor:
+    def values(self, samples: Tensor) -> Tensor:
         """Sharpness of pictures (n, 4, h, w) in [0, 1], shape (n,); 0 where there is no edge."""
         share = samples[:, 3]
         slopes = [share.diff(dim=axis).abs().flatten(1) for axis in (1, 2)]
@@ -100,15 +89,13 @@ class Uncropped(Plain):
 
     name = "uncropped"
     inputs = "rgba"
-    differentiable = True
-    pure = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.border < 1:
             raise ValueError(f"border must be at least 1 pixel, got {self.border}")
 
-    def __call__(self, samples: Tensor, **context: Any) -> Tensor:
+    def values(self, samples: Tensor) -> Tensor:
         """Wholeness of pictures (n, 4, h, w) in [0, 1], shape (n,)."""
         share, b = samples[:, 3], self.border
         sides = (share[:, :b], share[:, -b:], share[:, :, :b], share[:, :, -b:])
@@ -151,10 +138,9 @@ class OverBackgrounds(OfPixels):
     pure = True
 
     def __post_init__(self) -> None:
-        self._load()
+        super().__post_init__()
         if self.count < 1:
             raise ValueError(f"count must be at least 1, got {self.count}")
-        self._calibrate()
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]

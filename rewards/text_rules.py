@@ -3,36 +3,28 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from fkdiff.rewards.written import written
-from fkdiff.terms.reward_algebra import Composable
+from fkdiff.rewards.plain import Plain
 from fkdiff.terms.reward_function import RewardError
 
 __all__ = ["MotifPresence", "Pattern", "TextLength"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class _Rule(Composable):
+class _Rule(Plain):
     inputs = "text"
     differentiable = False
-    pure = True
-    mean = 0.0
-    sd = 1.0
 
     def value(self, text: str) -> float:
         """Value of one text."""
         raise NotImplementedError
 
-    def __call__(self, samples: Sequence[str], **context: Any) -> Tensor:
+    def values(self, samples: Sequence[str]) -> Tensor:
         """Values of n texts, shape (n,), float64."""
         return torch.tensor([self.value(text) for text in samples], dtype=torch.float64)
-
-    def __repr__(self) -> str:
-        return written(self)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

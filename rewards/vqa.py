@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from fkdiff.rewards.model_reward import ModelReward
-from fkdiff.rewards.weights import from_hub, loading
+from fkdiff.rewards.model_reward import ModelReward, Network
+from fkdiff.rewards.weights import from_hub, pretrained
 from fkdiff.terms.reward_function import RewardError, pil_images
 
 __all__ = ["VQAScore"]
@@ -71,49 +72,40 @@ class VQAScore(ModelReward):
         """Model and processor by transformers' own loaders, in the precision they were saved."""
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        with loading(self.model):
-            processor = AutoProcessor.from_pretrained(self.model)
-            model = AutoModelForImageTextToText.from_pretrained(self.model)
+        processor = pretrained(AutoProcessor, self.model)
+        model = pretrained(AutoModelForImageTextToText, self.model)
         tokens = processor.tokenizer.encode(self.answer, add_special_tokens=False)
         if len(tokens) != 1:
             raise RewardError(
                 f"answer must be a single token of {self.model}, but {self.answer!r} is "
                 f"{len(tokens)}; take another word"
             )
-        return _Asked(model, processor, self.question, tokens[0])
-
-
-class _Asked(nn.Module):
-    def __init__(self, model: Any, processor: Any, question: str, token: int) -> None:
-        super().__init__()
-        self.model, self.processor = model, processor
-        self.question, self.token = question, token
         if not model.config.is_encoder_decoder:
             processor.tokenizer.padding_side = "left"  # the answer follows the last column
+        return Network(partial(self._answered, processor, tokens[0]), model)
 
-    def forward(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+    def _answered(
+        self, processor: Any, token: int, model: Any, pixels: Tensor, prompts: Sequence[str]
+    ) -> Tensor:
+        """Probability that `token` comes first after each question."""
         questions = [self.question.replace("{prompt}", prompt) for prompt in prompts]
-        inputs = self._inputs(pil_images(pixels), questions)
-        inputs = inputs.to(self.model.device, dtype=self.model.dtype)  # floating tensors only
-        answered = self.model.generate(
+        if getattr(processor, "chat_template", None):
+            questions = [
+                processor.apply_chat_template(_turn(question), add_generation_prompt=True)
+                for question in questions
+            ]
+        images = [[image] for image in pil_images(pixels)]  # one list of images for each text
+        inputs = processor(images=images, text=questions, padding=True, return_tensors="pt")
+        inputs = inputs.to(model.device, dtype=model.dtype)  # floating tensors only
+        answered = model.generate(
             **inputs,
             max_new_tokens=1,
             do_sample=False,
             output_logits=True,
             return_dict_in_generate=True,
-            pad_token_id=self.processor.tokenizer.pad_token_id,
+            pad_token_id=processor.tokenizer.pad_token_id,
         )
-        return answered.logits[0].double().softmax(dim=-1)[:, self.token]
-
-    def _inputs(self, images: list[Any], questions: list[str]) -> Any:
-        """What the model reads: through its chat template where it has one."""
-        if getattr(self.processor, "chat_template", None):
-            questions = [
-                self.processor.apply_chat_template(_turn(question), add_generation_prompt=True)
-                for question in questions
-            ]
-        lists = [[image] for image in images]  # one list of images for each text
-        return self.processor(images=lists, text=questions, padding=True, return_tensors="pt")
+        return answered.logits[0].double().softmax(dim=-1)[:, token]
 
 
 def _turn(question: str) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -11,7 +12,15 @@ from torch import Tensor
 
 from fkdiff.terms.reward_function import RewardError
 
-__all__ = ["absence", "from_hub", "loading", "locate", "read_tensors", "refuse_pickle"]
+__all__ = [
+    "absence",
+    "from_hub",
+    "loading",
+    "locate",
+    "pretrained",
+    "read_tensors",
+    "refuse_pickle",
+]
 
 _HUB = "hf-hub:"
 _LATER = "not here yet; fetched at first use"
@@ -57,6 +66,21 @@ def loading(what: str) -> Iterator[None]:
             f"{what} can't be loaded ({lines[0]}); check the network and the name, or name a "
             "local copy"
         ) from error
+
+
+def pretrained(kind: Any, model: str, **settings: Any) -> Any:
+    """Loads what a class of transformers makes of a Hub id or folder.
+
+    Arguments:
+        kind: A class such as `AutoTokenizer`.
+        model: Hub id or folder.
+        settings: Keywords of its `from_pretrained`.
+
+    Raises:
+        RewardError: If it can't be loaded.
+    """
+    with loading(model):
+        return kind.from_pretrained(model, **settings)
 
 
 def locate(source: str) -> Path:

@@ -114,7 +114,7 @@ def test_pickscore_gives_gradients_and_encodes_prompts_once(pick_folder):
     images = photos(40, 40).requires_grad_()
     reward(images, prompts=PROMPTS).sum().backward()
     assert images.grad.abs().sum() > 0
-    network = reward._loaded[0]
+    network = reward._loaded
     network.tokenizer = None  # would fail if a prompt were encoded again
     assert reward(photos(40, 40), prompts=PROMPTS).shape == (3,)
 

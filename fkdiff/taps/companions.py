@@ -9,7 +9,25 @@ from torch import Tensor
 from fkdiff.taps.coefficients import TapError
 from fkdiff.taps.scheduler import Call
 
-__all__ = ["Companions"]
+__all__ = ["Companions", "check_companion"]
+
+
+def check_companion(family: str, corrected: bool, kept: bool) -> None:
+    """Refuse a pipeline that steps several latents where one alone would do.
+
+    Arguments:
+        family: Name of its class.
+        corrected: Whether a corrector moves the state.
+        kept: Whether the run is saved.
+
+    Raises:
+        TapError: With the remedy.
+    """
+    what = f"{family} steps several latents by schedulers of their own"
+    if corrected:
+        raise TapError(f"Correct() must move all of the state, but {what}; leave it out")
+    if kept:
+        raise TapError(f"{what}, whose state isn't kept; leave out keep (--save-every 0)")
 
 
 @dataclass

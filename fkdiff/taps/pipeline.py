@@ -14,7 +14,7 @@ from fkdiff.processes.streams import copies
 from fkdiff.taps.arguments import Expanded
 from fkdiff.taps.capture import time_in
 from fkdiff.taps.coefficients import TapError, as_predicted
-from fkdiff.taps.companions import Companions
+from fkdiff.taps.companions import Companions, check_companion
 from fkdiff.taps.composition import Composition
 from fkdiff.taps.conditioning import Conditioning, kept_conditioning
 from fkdiff.taps.decode_once import memoised_decode
@@ -25,6 +25,7 @@ from fkdiff.taps.experts import TappedPool
 from fkdiff.taps.families import predictions
 from fkdiff.taps.feeding import chunked_feeding
 from fkdiff.taps.guidance import split_guidance
+from fkdiff.taps.late_edits import LateEdits
 from fkdiff.taps.outputs import rows_of
 from fkdiff.taps.own_steps import OwnSteps
 from fkdiff.taps.pool_moves import PoolMoves, opened_moves
@@ -63,7 +64,7 @@ class _Opening:
 class PipelineTap:
     """Runs a pipeline's own call with N = P * K rows and hands each transition to an engine.
 
-    Where several processes share the cloud, each calls its pipeline with the rows that it holds.
+    Where several processes share the cloud, each calls its pipeline with the rows it holds.
 
     Arguments:
         pipe: The pipeline; restored on exit, on error and on interrupt.
@@ -109,6 +110,7 @@ class PipelineTap:
     moves: PoolMoves | None = field(default=None, init=False)
     _samples: Samples = field(init=False)
     _companions: Companions = field(init=False)
+    _late: LateEdits = field(init=False)
     _scheduler: Any = field(default=None, init=False)
     _bar: Any = field(default=None, init=False)
     _outputs: list[Tensor] = field(default_factory=list, init=False)
@@ -122,6 +124,7 @@ class PipelineTap:
         self.own = OwnSteps(self.generators, self.engine, self.stochastic, self.resamples)
         self.kept = Conditioning(self._rows)
         self._companions = Companions(self._rows, self._move)
+        self._late = LateEdits(self.pipe, self.expanded.arguments, self.shards, self._on_last)
         term, starts = regions_of(self.terms), copies(self.generators)
         alpha = term is not None and term.recording
         self._samples = Samples(self.pipe, self.expanded, starts, self.cost, alpha)
@@ -143,7 +146,8 @@ class PipelineTap:
             enter(own_ranking_off(pipe))
             self.kept = enter(kept_conditioning(pipe, self._rows))
             enter(others_refused(pipe))
-            output = pipe(**self.expanded.arguments, generator=list(self.generators))
+            output = pipe(**self._late.arguments, generator=list(self.generators))
+            self._late.finish()
             if self._samples.alpha:
                 cut_pictures(output, self._samples.cut)
             return output
@@ -229,24 +233,31 @@ class PipelineTap:
             flat = None if self.moves is None else self.moves.flat
             self._opening = _Opening(call, kernel, self._outputs, flat)
         self._outputs = []
-        chosen = self._on_transition(call, self._opening) if call.moved else None
-        self._companions.turn(chosen)
-        if call.moved and self.keeper is not None:
-            self.keeper.keep(self, call)
+        if call.last and self._late.expected:
+            self._late.wait(call)
+        elif call.last:
+            self._on_last(call, None)
+        else:
+            self._companions.turn(self._on_transition(call) if call.moved else None)
+            if call.moved and self.keeper is not None:
+                self.keeper.keep(self, call)
+
+    def _on_last(self, call: Call, edited: Tensor | None) -> Tensor | None:
+        """Weigh the last transition; its rows as callbacks left them, or as inpainting does."""
+        own = call.output["prev_sample"]
+        call.output["prev_sample"] = self.kept.blend(own) if edited is None else edited
+        self._memory["keep"] = True
+        self._companions.turn(chosen := self._on_transition(call))
+        return chosen
 
     def _check_companion(self) -> None:
-        what = f"{type(self.pipe).__name__} steps several latents by schedulers of their own"
-        if self.moves is not None and self.moves.corrector is not None:
-            raise TapError(f"Correct() must move all of the state, but {what}; leave it out")
-        if self.keeper is not None:
-            raise TapError(f"{what}, whose state isn't kept; leave out keep (--save-every 0)")
+        corrected = self.moves is not None and self.moves.corrector is not None
+        check_companion(type(self.pipe).__name__, corrected, self.keeper is not None)
 
-    def _on_transition(self, call: Call, opening: _Opening) -> Tensor | None:
+    def _on_transition(self, call: Call) -> Tensor | None:
         """Let the engine weigh what has moved, and continue the rows that it chooses."""
-        self._memory["keep"] = call.last
-        if call.last:
-            call.output["prev_sample"] = self.kept.blend(call.output["prev_sample"])
-        step = self._step(call, opening)
+        assert self._opening is not None
+        step = self._step(call, self._opening)
         self._opening = None
         with self._aside():
             chosen = self.engine.transition(step)

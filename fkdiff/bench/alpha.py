@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from fkdiff.bench.emoji_arms import fetched_art, summary
-from fkdiff.bench.one_thread import one_thread
+from fkdiff.bench.emoji_arms import fetched_art
+from fkdiff.bench.latency import one_thread
+from fkdiff.bench.tables import by_field, summary
 from fkdiff.rgba import alpha, foreground_colour
 from fkdiff.rgba.ground import blurred
 from fkdiff.zoo.composites import GROUNDS, Composite, composites, load_unseen
@@ -32,11 +33,9 @@ ARMS = ("with", "without", "end_to_end")
 
 
 def run(quick: bool, seed: int) -> dict[str, Any]:
-    """What each installed method makes of the same pictures and priors.
+    """What each installed method makes of the same pictures and priors; see `run_bench`.
 
-    Arguments:
-        quick: 12 composites over each kind of background instead of 200.
-        seed: Of composites and of the priors' noise.
+    Quick: 12 composites over each kind of background instead of 200.
 
     Returns:
         `sad.METHOD.GROUND` (sum of absolute errors, pixels), `iou.METHOD.GROUND` (at alpha 0.5),
@@ -49,19 +48,21 @@ def run(quick: bool, seed: int) -> dict[str, Any]:
         FileNotFoundError: If the art can't be had.
     """
     art, count = load_unseen(fetched_art()), QUICK if quick else COUNT
-    found: dict[str, Any] = {field: {} for field in ("sad", "iou", "seconds", "colour_error")}
     installed = [m for m, needs in METHODS.items() if not needs or importlib.util.find_spec(needs)]
+    rows: dict[str, dict[str, Any]] = {method: {} for method in installed}
     with one_thread():
         for kind in GROUNDS:
             cases = composites(art, kind, count, seed)
             rng = np.random.default_rng([seed, GROUNDS.index(kind), 1])
             priors = [rough_prior(case.alpha, rng) for case in cases]
             for method in installed:
-                _measure(found, method, kind, cases, priors)
-    means = [found["colour_error"][kind] for kind in GROUNDS]
-    for arm in ARMS:
-        found["colour_error"][arm] = statistics.fmean(m[arm]["mean"] for m in means)
-    return {**found, "composites": count, "unseen_emoji": len(art)}
+                rows[method][kind] = _measured(method, kind, cases, priors)
+    table = by_field({method: by_field(kinds) for method, kinds in rows.items()})
+    colours = table["colour_error"]["default"]
+    means = {arm: statistics.fmean(c[arm]["mean"] for c in colours.values()) for arm in ARMS}
+    found = {field: table[field] for field in ("sad", "iou", "seconds")}
+    sizes = {"composites": count, "unseen_emoji": len(art)}
+    return {**found, "colour_error": colours | means, **sizes}
 
 
 def rough_prior(truth: Any, rng: np.random.Generator, noise: float = 0.1) -> Tensor:
@@ -91,13 +92,9 @@ def colour_errors(case: Composite, share: Tensor) -> tuple[float, ...]:
     return tuple(float((truth * (x - colour).abs().mean(0))[soft].mean()) for x in found)
 
 
-def _measure(
-    found: dict[str, Any],
-    method: str,
-    kind: str,
-    cases: Sequence[Composite],
-    priors: Sequence[Tensor],
-) -> None:
+def _measured(
+    method: str, kind: str, cases: Sequence[Composite], priors: Sequence[Tensor]
+) -> dict[str, Any]:
     ious, sads, errors, spent = [], [], [], 0.0
     rows = list(zip(cases, priors, strict=True))
     for case, prior in tqdm(rows, desc=f"{method}, {kind}", mininterval=5):
@@ -107,11 +104,11 @@ def _measure(
         spent += time.perf_counter() - start
         ious.append(iou(share, truth))
         sads.append(float((share - truth).abs().sum()))
-        if method == "default":
-            errors.append(colour_errors(case, share))
-    found["iou"].setdefault(method, {})[kind] = summary(ious)
-    found["sad"].setdefault(method, {})[kind] = summary(sads)
-    found["seconds"].setdefault(method, {})[kind] = spent / len(cases)
-    if errors:
-        columns = zip(ARMS, zip(*errors, strict=True), strict=True)
-        found["colour_error"][kind] = {name: summary(values) for name, values in columns}
+        errors.append(colour_errors(case, share) if method == "default" else ())
+    colours = zip(ARMS, zip(*errors, strict=True), strict=False)
+    return {
+        "sad": summary(sads),
+        "iou": summary(ious),
+        "seconds": spent / len(cases),
+        "colour_error": {arm: summary(values) for arm, values in colours},
+    }

@@ -2,11 +2,12 @@
 
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from fkdiff.bench.kept import Kept
 from fkdiff.bench.mixtures import Mixture, cells, quadrature
+from fkdiff.bench.tables import by_field, means, standard_error
 from fkdiff.processes import Grid
 from fkdiff.sampling import sample
 from fkdiff.smc import Resample
@@ -58,32 +60,25 @@ def _tilt(x: Tensor) -> Tensor:
 
 
 _TIMES_Q2 = Product(Q2.score)
-CASES: Mapping[str, Case] = MappingProxyType(
-    {
-        "anneal_2.5": Case(((2.5, Q1),), (Anneal(2.5),)),
-        "anneal_2.5_tempered": Case(((2.5, Q1),), (Anneal(2.5),), zeta="tempered"),
-        "anneal_0.5": Case(((0.5, Q1),), (Anneal(0.5),)),
-        "anneal_0.5_tempered": Case(((0.5, Q1),), (Anneal(0.5),), zeta="tempered"),
-        "cfg_2": Case(((-1.0, Q1), (2.0, Q2)), guidance=2.0),
-        "average": Case(((0.4, Q1), (0.6, Q2)), guidance=0.6),
-        "product": Case(((1.0, Q1), (1.0, Q2)), (_TIMES_Q2,)),
-        "product_annealed": Case(
-            ((2.0, Q1), (2.0, Q2)), (_TIMES_Q2, Anneal(2.0)), moments=(0.5, 4.0)
-        ),
-        "cfg_1.5_annealed": Case(((-0.75, Q1), (2.25, Q2)), (Anneal(1.5),), guidance=1.5),
-        "tilt": Case(((1.0, Q1),), tilted=True),
-        "product_tilt": Case(((1.0, Q1), (1.0, Q2)), (_TIMES_Q2,), tilted=True),
-    }
-)
+CASES: Mapping[str, Case] = {
+    "anneal_2.5": Case(((2.5, Q1),), (Anneal(2.5),)),
+    "anneal_2.5_tempered": Case(((2.5, Q1),), (Anneal(2.5),), zeta="tempered"),
+    "anneal_0.5": Case(((0.5, Q1),), (Anneal(0.5),)),
+    "anneal_0.5_tempered": Case(((0.5, Q1),), (Anneal(0.5),), zeta="tempered"),
+    "cfg_2": Case(((-1.0, Q1), (2.0, Q2)), guidance=2.0),
+    "average": Case(((0.4, Q1), (0.6, Q2)), guidance=0.6),
+    "product": Case(((1.0, Q1), (1.0, Q2)), (_TIMES_Q2,)),
+    "product_annealed": Case(((2.0, Q1), (2.0, Q2)), (_TIMES_Q2, Anneal(2.0)), moments=(0.5, 4.0)),
+    "cfg_1.5_annealed": Case(((-0.75, Q1), (2.25, Q2)), (Anneal(1.5),), guidance=1.5),
+    "tilt": Case(((1.0, Q1),), tilted=True),
+    "product_tilt": Case(((1.0, Q1), (1.0, Q2)), (_TIMES_Q2,), tilted=True),
+}
 
 
 def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
-    """Total variation from quadrature, and the normaliser's error, case by case.
+    """Total variation from quadrature, and the normaliser's error; arguments as for `run_bench`.
 
-    Arguments:
-        quick: 2 seeds, 1000 particles, 60 steps and no coarser ones.
-        seed: First seed.
-        resume: File that finished runs are appended to and read from, None for none.
+    Quick: 2 seeds, 1000 particles, 60 steps and no coarser ones.
 
     Returns:
         `tv.CASE.{weighted,unweighted,floor}` with their standard errors under `tv_se`,
@@ -92,54 +87,35 @@ def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
     """
     seeds, particles, steps = (2, 1000, 60) if quick else (10, 8000, 400)
     counts = (steps,) if quick else (steps, *STEPS)
-    jobs = [
-        (path, name, count, s)
-        for count in counts
-        for s in range(seed, seed + seeds)
-        for path in ("vp", "ve")
-        for name in CASES
-    ]
     kept = Kept(resume, {"particles": particles, "steps": counts, "seed": seed, "seeds": seeds})
-    rows: dict[int, dict[str, list[dict[str, float]]]] = {}
-    for path, name, count, s in tqdm(jobs, desc="correctors", mininterval=5):
+    rows: dict[int, dict[str, Any]] = {count: defaultdict(list) for count in counts}
+    jobs = list(product(counts, range(seed, seed + seeds), ("vp", "ve"), CASES))
+    for count, s, path, name in tqdm(jobs, desc="correctors", mininterval=5):
         make = partial(_measure, path, name, count, particles, s)
         for case, row in kept.part(f"{path}_{name}/{count}/{s}", make).items():
-            rows.setdefault(count, {}).setdefault(case, []).append(row)
-    results = _table(rows.pop(steps))
-    for count, found in rows.items():
-        means = {
-            case: _means(values, ("weighted", "unweighted", "log_z_error"))
-            for case, values in found.items()
-        }
-        results.setdefault("steps", {})[str(count)] = means
+            rows[count][case].append(row)
+    results = by_field({case: _summary(found) for case, found in rows.pop(steps).items()})
+    kinds = ("weighted", "unweighted", "log_z_error")
+    for count, cases in rows.items():
+        table = {case: means(found, kinds) for case, found in cases.items()}
+        results.setdefault("steps", {})[str(count)] = table
     return {**results, "seeds": seeds, "particles": particles, "steps_main": steps}
 
 
 def _measure(
     path: str, name: str, steps: int, particles: int, seed: int
 ) -> dict[str, dict[str, float]]:
-    """Rows of a case, with its control and without where there is one."""
-    case = CASES[name]
-    grid = _grid(path, steps)
+    """Rows of a case, with drift control and without where there is one."""
+    case, grid = CASES[name], _grid(path, steps)
     first = case.pool[-1][1] if case.guidance != 1 else case.pool[0][1]
-    denoisers: dict[str, Callable[..., Tensor]] = {"cond": first.score, "uncond": Q1.score}
+    denoisers: dict[str, Any] = {"cond": first.score, "uncond": Q1.score}
     reward = as_reward(lambda x: _tilt(x.flatten()), name="tilt", inputs="latents")
 
     def cloud(resample: Resample | None, *more: Any, control: bool | None = None) -> Any:
-        mean, variance = case.moments
-        return sample(
-            denoisers,
-            grid,
-            *case.terms,
-            *more,
-            Correct(case.zeta, control, mean, variance),
-            shape=(1,),
-            guidance=case.guidance,
-            particles=particles,
-            resample=resample,
-            seed=seed,
-            dtype=torch.float64,
-        )
+        terms = (*case.terms, *more, Correct(case.zeta, control, *case.moments))
+        options: dict[str, Any] = {"particles": particles, "resample": resample, "seed": seed}
+        options |= {"guidance": case.guidance, "dtype": torch.float64}
+        return sample(denoisers, grid, *terms, shape=(1,), **options)
 
     tilts = [Tilt(reward)] if case.tilted else []
     controls = {"": None, "_nocontrol": False} if case.controls else {"": None}
@@ -147,57 +123,44 @@ def _measure(
     even = torch.full((particles,), 1 / particles, dtype=torch.float64)
     # The same moves with no weights at all: what is sampled where nothing is corrected.
     bare = cells(cloud(None, control=False).latents.flatten(), even, edges)
-    draws = torch.multinomial(exact, particles, True, generator=_stream(seed))
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.multinomial(exact, particles, True, generator=generator)
     floor = torch.bincount(draws, minlength=len(exact)) / particles
     rows = {}
     for suffix, control in controls.items():
         found = cloud(Resample(window=(0, 1)), *tilts, control=control)
         weighted = cells(found.latents.flatten(), found.weights[0], edges)
-        tv = {"weighted": weighted, "unweighted": bare, "floor": floor}
-        rows[f"{path}_{name}{suffix}"] = {kind: _tv(law, exact) for kind, law in tv.items()} | {
-            "log_z_error": float(found.log_z[0]) - log_z
-        }
+        laws = {"weighted": weighted, "unweighted": bare, "floor": floor}
+        row = {kind: _total_variation(law, exact) for kind, law in laws.items()}
+        rows[f"{path}_{name}{suffix}"] = row | {"log_z_error": float(found.log_z[0]) - log_z}
     return rows
 
 
 def _grid(path: str, steps: int) -> Grid:
     """Levels from log-SNR -9 to 9, denser in the middle, where the laws take shape."""
     places = [2 * i / (steps - 1) - 1 for i in range(steps)]
-    snr = [9 * (0.35 * u + 0.65 * u**3) for u in places]
-    power = [1 / (1 + math.exp(-value)) if path == "vp" else 1.0 for value in snr]
-    levels = [
-        (math.sqrt(p), math.sqrt(p) * math.exp(-v / 2)) for p, v in zip(power, snr, strict=True)
-    ]
+    levels = []
+    for log_snr in (9 * (0.35 * u + 0.65 * u**3) for u in places):
+        alpha = math.sqrt(1 / (1 + math.exp(-log_snr))) if path == "vp" else 1.0
+        levels.append((alpha, alpha * math.exp(-log_snr / 2)))
     return Grid((*levels, (1.0, 0.0)), "score")
 
 
-def _stream(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def _tv(found: Tensor, exact: Tensor) -> float:
+def _total_variation(found: Tensor, exact: Tensor) -> float:
     outside = max(0.0, 1 - float(found.sum()))
     return float((found - exact).abs().sum() / 2) + outside / 2
 
 
-def _table(rows: Mapping[str, list[dict[str, float]]]) -> dict[str, Any]:
+def _summary(rows: list[dict[str, float]]) -> dict[str, Any]:
+    """The fields of a case."""
     kinds = ("weighted", "unweighted", "floor")
-    results: dict[str, Any] = {n: {} for n in ("tv", "tv_se", "z", "z_ratio", "z_se")}
-    for name, found in rows.items():
-        results["tv"][name] = _means(found, kinds)
-        results["tv_se"][name] = {k: _se([row[k] for row in found]) for k in kinds}
-        gains = [row["unweighted"] - row["weighted"] for row in found]
-        results["z"][name] = statistics.mean(gains) / max(_se(gains), 1e-12)
-        # Uncontrolled runs of few steps can miss Z by more than a float's exponent holds.
-        ratios = [math.exp(min(row["log_z_error"], 700)) for row in found]
-        results["z_ratio"][name] = statistics.mean(ratios)
-        results["z_se"][name] = _se(ratios)
-    return results
-
-
-def _means(rows: list[dict[str, float]], kinds: tuple[str, ...]) -> dict[str, float]:
-    return {kind: statistics.mean(row[kind] for row in rows) for kind in kinds}
-
-
-def _se(values: list[float]) -> float:
-    return statistics.stdev(values) / math.sqrt(len(values))
+    gains = [row["unweighted"] - row["weighted"] for row in rows]
+    # Uncontrolled runs of few steps can miss Z by more than a float's exponent holds.
+    ratios = [math.exp(min(row["log_z_error"], 700)) for row in rows]
+    return {
+        "tv": means(rows, kinds),
+        "tv_se": {kind: standard_error([row[kind] for row in rows]) for kind in kinds},
+        "z": statistics.mean(gains) / max(standard_error(gains), 1e-12),
+        "z_ratio": statistics.mean(ratios),
+        "z_se": standard_error(ratios),
+    }

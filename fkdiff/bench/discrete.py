@@ -11,6 +11,7 @@ likelihood tells whether the fragments are still antibodies.
 
 import math
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from tqdm import tqdm
 
 from fkdiff.bench import BenchRefused
 from fkdiff.bench.kept import Kept
-from fkdiff.bench.one_thread import one_thread
+from fkdiff.bench.latency import one_thread
+from fkdiff.bench.tables import by_field, share
 from fkdiff.rewards.language_model import Pseudo
 from fkdiff.rewards.protein import ProteinProperty
 from fkdiff.smc import Resample
@@ -39,12 +41,9 @@ PART = 20
 
 @one_thread()
 def run(quick: bool = False, seed: int = 0, resume: Path | None = None) -> dict[str, Any]:
-    """Rates of the attribute, and pseudo-log-likelihoods, of plain and steered fragments.
+    """Rates of the attribute in plain and steered fragments; arguments as for `run_bench`.
 
-    Arguments:
-        quick: 80 plain samples in place of 5000, 5 runs an arm in place of 240.
-        seed: Seed of all runs.
-        resume: File of finished parts to go on from and to add to.
+    Quick: 80 plain samples in place of 5000, 5 runs an arm in place of 240.
 
     Returns:
         `rate.*` and its standard error `rate_se.*`, mean `charge.*`, `pll.*` of plain samples and
@@ -53,10 +52,8 @@ def run(quick: bool = False, seed: int = 0, resume: Path | None = None) -> dict[
     Raises:
         BenchRefused: If the antibody model isn't installed.
     """
-    plain, runs = (80, 5) if quick else (5000, 240)
-    settings = {
-        "seed": seed, "length": LENGTH, "steps": STEPS, "scale": SCALE, "plain": plain,
-    }  # fmt: skip
+    plain, runs, scored = (80, 5, 20) if quick else (5000, 240, 200)
+    settings = {"seed": seed, "length": LENGTH, "steps": STEPS, "scale": SCALE, "plain": plain}
     try:
         pipe = antibody_pipeline()
     except ModuleNotFoundError as error:
@@ -67,31 +64,28 @@ def run(quick: bool = False, seed: int = 0, resume: Path | None = None) -> dict[
     charges = ProteinProperty("charge")(texts)
     mean, sd = float(charges.mean()), float(charges.std())
     least = threshold(charges)
-    groups = charges[: plain // 8 * 8].reshape(-1, 8)
-    best = [8 * i + int(k) for i, k in enumerate(groups.argmax(1))]
-    returned = {"plain": texts, "bon8": [texts[i] for i in best]}
+    best = charges[: plain // 8 * 8].reshape(-1, 8).argmax(1).tolist()
+    returned = {"plain": texts, "bon8": [texts[8 * i + k] for i, k in enumerate(best)]}
     evaluations = {"plain": STEPS - 1.0, "bon8": 8 * (STEPS - 1.0)}
-    reward = _calibrated(texts[:BATCH])
     for arm in ARMS:
-        returned[arm], evaluations[arm] = _steered(pipe, kept, arm, reward, runs, seed)
-    results: dict[str, Any] = {}
-    judge = Pseudo(pipe.model, pipe.tokenizer, 6, 64)
+        tilt = Tilt(_calibrated(charges[:BATCH]), SCALE, draws=ARMS[arm][1])
+        returned[arm], evaluations[arm] = _steered(pipe, kept, arm, tilt, runs, seed)
+    judge, table = Pseudo(pipe.model, pipe.tokenizer, 6, 64), {}
     for name, found in returned.items():
         values = ProteinProperty("charge")(found)
-        rate = float((values >= least).double().mean())
-        row = {
-            "rate": rate,
-            "rate_se": math.sqrt(rate * (1 - rate) / len(found)),
+        rate = share((values >= least).tolist())
+        some = found[:scored]
+        table[name] = {
+            "rate": rate["mean"],
+            "rate_se": rate["se"],
             "charge": float(values.mean()),
-            "pll": _pll(kept, judge, name, found[: 20 if quick else 200]),
+            "pll": kept.part(f"pll/{name}/{len(some)}", partial(_mean_score, judge, some)),
             "distinct": len(set(found)) / len(found),
             "evaluations": evaluations[name],
             "runs": len(found),
         }
-        for field, value in row.items():
-            results.setdefault(field, {})[name] = value
     attribute = f"net charge at pH 7 >= {least} (plain: mean {mean:.2f}, sd {sd:.2f})"
-    return {**results, "attribute": attribute, "settings": settings}
+    return {**by_field(table), "attribute": attribute, "settings": settings}
 
 
 def threshold(charges: torch.Tensor) -> int:
@@ -106,30 +100,27 @@ def threshold(charges: torch.Tensor) -> int:
     return least
 
 
-def _calibrated(texts: list[str]) -> ProteinProperty:
-    charges = ProteinProperty("charge")(texts)
+def _calibrated(charges: torch.Tensor) -> ProteinProperty:
     return ProteinProperty("charge", float(charges.mean()), float(charges.std()))
 
 
 def _plain(pipe: Any, kept: Kept, count: int, seed: int) -> list[str]:
     """Independent fragments; equal steps and order as the steered runs."""
-    texts: list[str] = []
     size = min(count, BATCH)
-    for part in tqdm(range(count // size), desc="plain", mininterval=5):
+
+    def drawn(part: int) -> list[str]:
         generator = torch.Generator().manual_seed(seed * 100003 + part)
-        texts += kept.part(
-            f"plain/{part}",
-            lambda g=generator: pipe(size, LENGTH, num_inference_steps=STEPS, generator=g)[
-                "sequences"
-            ],
-        )
-    return texts
+        return pipe(size, LENGTH, num_inference_steps=STEPS, generator=generator).sequences
+
+    bar = tqdm(range(count // size), desc="plain", mininterval=5)
+    parts = [kept.part(f"plain/{part}", partial(drawn, part)) for part in bar]
+    return [text for part in parts for text in part]
 
 
 def _steered(
-    pipe: Any, kept: Kept, arm: str, reward: ProteinProperty, runs: int, seed: int
+    pipe: Any, kept: Kept, arm: str, tilt: Tilt, runs: int, seed: int
 ) -> tuple[list[str], float]:
-    particles, draws = ARMS[arm]
+    """The fragments of an arm, and the evaluations of a run."""
     size = min(runs, PART)
 
     def drawn(part: int) -> dict[str, Any]:
@@ -138,26 +129,19 @@ def _steered(
             LENGTH,
             num_inference_steps=STEPS,
             generator=torch.Generator().manual_seed(seed * 100003 + 50000 + part),
-            terms=[Tilt(reward, SCALE, draws=draws)],
-            particles=particles,
+            terms=[tilt],
+            particles=ARMS[arm][0],
             resample=Resample(window=(0.0, 1.0)),
         )
-        return {
-            "texts": out.sequences,
-            "evaluations": out.steering.cost.denoiser_evaluations / size,
-        }
+        spent = out.steering.cost.denoiser_evaluations / size
+        return {"texts": out.sequences, "evaluations": spent}
 
-    parts = [
-        kept.part(f"{arm}/{part}", lambda part=part: drawn(part))
-        for part in tqdm(range(runs // size), desc=arm, mininterval=5)
-    ]
+    bar = tqdm(range(runs // size), desc=arm, mininterval=5)
+    parts = [kept.part(f"{arm}/{part}", partial(drawn, part)) for part in bar]
     texts = [text for part in parts for text in part["texts"]]
     return texts, statistics.mean(part["evaluations"] for part in parts)
 
 
-def _pll(kept: Kept, judge: Pseudo, name: str, texts: list[str]) -> float:
-    def mean() -> float:
-        with torch.no_grad():
-            return float(judge(texts).mean())
-
-    return kept.part(f"pll/{name}/{len(texts)}", mean)
+@torch.no_grad()
+def _mean_score(judge: Pseudo, texts: list[str]) -> float:
+    return float(judge(texts).mean())

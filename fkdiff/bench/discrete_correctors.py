@@ -1,10 +1,9 @@
 """Discrete correctors against enumeration: three letters, length four, exact denoisers."""
 
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,7 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fkdiff.bench.kept import Kept
-from fkdiff.bench.one_thread import one_thread
+from fkdiff.bench.latency import one_thread
+from fkdiff.bench.tables import by_field, means, standard_error
 from fkdiff.bench.token_laws import TokenLaw
 from fkdiff.processes import MaskedPath
 from fkdiff.smc import Resample
@@ -61,26 +61,21 @@ class Case:
 
 
 _TIMES_Q2 = Product(Q2.denoiser)
-CASES: Mapping[str, Case] = MappingProxyType(
-    {
-        "anneal_2": Case((2.0, 0.0), (Anneal(2.0),)),
-        "anneal_0.5": Case((0.5, 0.0), (Anneal(0.5),)),
-        "cfg_1.5": Case((-0.5, 1.5), guidance=1.5),
-        "product": Case((1.0, 1.0), (_TIMES_Q2,)),
-        "tilt": Case((1.0, 0.0), tilted=True),
-        "anneal_2_tilt": Case((2.0, 0.0), (Anneal(2.0),), tilted=True),
-    }
-)
+CASES: Mapping[str, Case] = {
+    "anneal_2": Case((2.0, 0.0), (Anneal(2.0),)),
+    "anneal_0.5": Case((0.5, 0.0), (Anneal(0.5),)),
+    "cfg_1.5": Case((-0.5, 1.5), guidance=1.5),
+    "product": Case((1.0, 1.0), (_TIMES_Q2,)),
+    "tilt": Case((1.0, 0.0), tilted=True),
+    "anneal_2_tilt": Case((2.0, 0.0), (Anneal(2.0),), tilted=True),
+}
 
 
 @one_thread()
 def run(quick: bool = False, seed: int = 0, resume: Path | None = None) -> dict[str, Any]:
-    """Total variation from the enumerated law, case by case.
+    """Total variation from the enumerated law, case by case; arguments as for `run_bench`.
 
-    Arguments:
-        quick: 2 seeds and 1000 particles in place of 10 and 4000.
-        seed: First seed.
-        resume: File of finished parts to go on from and to add to.
+    Quick: 2 seeds and 1000 particles in place of 10 and 4000.
 
     Returns:
         `tv.CASE.{automatic,published,unweighted,floor}` with standard errors under `tv_se`, the
@@ -90,52 +85,51 @@ def run(quick: bool = False, seed: int = 0, resume: Path | None = None) -> dict[
     seeds, particles, steps = (2, 1000, 40) if quick else (10, 4000, 40)
     settings = {"seed": seed, "seeds": seeds, "particles": particles, "steps": steps}
     kept = Kept(resume, settings)
-    results: dict[str, Any] = {n: {} for n in ("tv", "tv_se", "ratio", "z_ratio")}
-    for name, case in tqdm(CASES.items(), desc="discrete_correctors", mininterval=5):
+    table = {}
+    for name in tqdm(CASES, desc="discrete_correctors", mininterval=5):
         rows = [
-            kept.part(f"{name}/{s}", lambda c=case, s=s: _measure(c, particles, steps, s))
+            kept.part(f"{name}/{s}", partial(_measure, CASES[name], particles, steps, s))
             for s in range(seed, seed + seeds)
         ]
-        columns = {key: [row[key] for row in rows] for key in rows[0]}
-        means = {key: statistics.mean(values) for key, values in columns.items()}
-        kinds = ("automatic", "published", "unweighted", "floor")
-        results["tv"][name] = {k: means[k] for k in kinds}
-        results["tv_se"][name] = {k: statistics.stdev(columns[k]) / seeds**0.5 for k in kinds}
-        results["ratio"][name] = means["automatic"] / means["floor"]
-        results["z_ratio"][name] = {k: means[f"z_{k}"] for k in ("automatic", "published")}
-    return {**results, "settings": settings}
+        mean, kinds = means(rows, rows[0]), ("automatic", "published", "unweighted", "floor")
+        table[name] = {
+            "tv": {kind: mean[kind] for kind in kinds},
+            "tv_se": {kind: standard_error([row[kind] for row in rows]) for kind in kinds},
+            "ratio": mean["automatic"] / mean["floor"],
+            "z_ratio": {kind: mean[f"z_{kind}"] for kind in ("automatic", "published")},
+        }
+    return {**by_field(table), "settings": settings}
 
 
 def _measure(case: Case, particles: int, steps: int, seed: int) -> dict[str, float]:
     mass = case.target.sum()
     exact = case.target / mass
-    template = torch.full((1, Q1.length), -1)
-    path = MaskedPath(steps, mask=Q1.letters)
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.multinomial(exact, particles, True, generator=generator)
 
-    def cloud(*more: Any) -> Any:
+    def cloud(*terms: Any) -> Any:
         return sample_tokens(
             case.denoisers,
-            path,
-            *more,
-            template=template,
+            MaskedPath(steps, mask=Q1.letters),
+            *terms,
+            template=torch.full((1, Q1.length), -1),
             guidance=case.guidance,
             particles=particles,
             resample=Resample(window=(0.0, 1.0)),
             seed=seed,
         )
 
-    row = {}
-    scales = {"automatic": DiscreteCorrect(), "published": DiscreteCorrect("published")}
-    for name, corrector in scales.items():
-        found = cloud(*case.all_terms, corrector)
-        law = Q1.histogram(found.latents[0], found.weights[0])
-        row[name] = float((law - exact).abs().sum() / 2)
-        row[f"z_{name}"] = float(found.log_z.exp()[0] / mass)
+    automatic = cloud(*case.all_terms, DiscreteCorrect())
+    published = cloud(*case.all_terms, DiscreteCorrect("published"))
     even = torch.full((particles,), 1 / particles)
-    bare = Q1.histogram(cloud(*case.terms).latents[0], even)
-    row["unweighted"] = float((bare - exact).abs().sum() / 2)
-    generator = torch.Generator().manual_seed(seed)
-    draws = torch.multinomial(exact, particles, True, generator=generator)
-    floor = torch.bincount(draws, minlength=len(exact)) / particles
-    row["floor"] = float((floor - exact).abs().sum() / 2)
-    return row
+    laws = {
+        "automatic": Q1.histogram(automatic.latents[0], automatic.weights[0]),
+        "published": Q1.histogram(published.latents[0], published.weights[0]),
+        "unweighted": Q1.histogram(cloud(*case.terms).latents[0], even),
+        "floor": torch.bincount(draws, minlength=len(exact)) / particles,
+    }
+    return {
+        **{kind: float((law - exact).abs().sum() / 2) for kind, law in laws.items()},
+        "z_automatic": float(automatic.log_z.exp()[0] / mass),
+        "z_published": float(published.log_z.exp()[0] / mass),
+    }

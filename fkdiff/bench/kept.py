@@ -1,4 +1,4 @@
-"""Benches that take long keep what they have: a stopped run goes on where it was."""
+"""The file of `--resume`: finished parts of a bench, from which a stopped run goes on."""
 
 import json
 from collections.abc import Callable
@@ -26,8 +26,8 @@ class Kept:
     def __init__(self, file: Path | None, settings: dict[str, Any]) -> None:
         self.file = file
         head = json.loads(json.dumps(settings))
-        lines = self._lines()
-        if lines and lines[0] != head:
+        lines = self._lines() or [head]
+        if lines[0] != head:
             keys = sorted(head.keys() | lines[0].keys())
             changed = [key for key in keys if lines[0].get(key) != head.get(key)]
             raise BenchRefused(
@@ -37,19 +37,18 @@ class Kept:
         self.parts: dict[str, Any] = {line["name"]: line["part"] for line in lines[1:]}
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            kept = [head, *({"name": k, "part": v} for k, v in self.parts.items())]
-            file.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
     def _lines(self) -> list[dict[str, Any]]:
         if self.file is None or not self.file.is_file():
             return []
         # What follows the last newline was cut off.
-        *whole, head = self.file.read_text(encoding="utf-8", errors="replace").split("\n")
+        *whole, rest = self.file.read_text(encoding="utf-8", errors="replace").split("\n")
         try:
             found: list[Any] = [json.loads(line) for line in whole]
         except (ValueError, RecursionError):
             found = [None]
-        if not all(isinstance(line, dict) for line in found) or (not found and head):
+        if not all(isinstance(line, dict) for line in found) or (not found and rest):
             raise BenchRefused(
                 f"resume must name a file of a bench's parts, and {self.file} isn't one; name "
                 f"another file"

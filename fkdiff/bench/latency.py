@@ -1,17 +1,28 @@
-"""How long one decision takes: methods take turns on the same observations, on one thread."""
+"""Times of single decisions, and the one thread that they and other small networks run on."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from fkdiff.bench.one_thread import one_thread
 from fkdiff.policy.methods import Controller
 
-__all__ = ["decision_times"]
+__all__ = ["decision_times", "one_thread"]
 
 WARM_UP = 10
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch computes in one thread within the block: small networks would wait for others."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def decision_times(
@@ -19,9 +30,8 @@ def decision_times(
 ) -> dict[str, list[float]]:
     """Milliseconds of each decision for one environment, by method: processor time of one thread.
 
-    It is the time on the wall of an idle machine, and other programs don't count on a busy one.
-    Each observation goes to every method in turn, so that they see the same state of the machine.
-    An episode starts with a reset: its first decision is cold and counts.
+    Each observation goes to every method in turn, so that they see the same state of the machine;
+    other programs don't count. An episode starts with a reset: its first decision is cold.
 
     Arguments:
         controllers: Methods by name.
@@ -37,9 +47,9 @@ def decision_times(
             for observations in episodes:
                 for controller in controllers.values():
                     controller.reset()
-                for row in range(len(observations)):
+                for observation in observations.split(1):
                     for name, controller in controllers.items():
                         start = time.thread_time()
-                        controller.decide(observations[row : row + 1])
+                        controller.decide(observation)
                         times[name].append(1000 * (time.thread_time() - start))
     return {name: values[:decisions] for name, values in times.items()}

@@ -31,11 +31,11 @@ def macrel(sequences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
     rows = np.array([compute_all(normalize_seq(s)) for s in sequences], dtype=np.float32)
     found = []
-    for name, label in (("AMP", "AMP"), ("Hemo", "Hemo")):
+    for name in ("AMP", "Hemo"):
         packed = (files("macrel") / "data" / "models" / f"{name}.onnx.gz").read_bytes()
         session = onnxruntime.InferenceSession(
             gzip.decompress(packed), providers=["CPUExecutionProvider"]
         )
-        told: Any = session.run(["output_probability"], {"input_features": rows})
-        found.append(np.array([row[label] for row in told[0]]))
+        chances: Any = session.run(["output_probability"], {"input_features": rows})[0]
+        found.append(np.array([row[name] for row in chances]))
     return found[0], found[1]

@@ -23,18 +23,17 @@ class Mixture:
 
     @cached_property
     def _tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        parts = (
-            torch.tensor(v, dtype=torch.float64) for v in (self.weights, self.means, self.sds)
-        )
-        weights, means, sds = parts
+        parts = (self.weights, self.means, self.sds)
+        weights, means, sds = torch.tensor(parts, dtype=torch.float64)
         return weights.log(), means, sds.square()
 
     @property
     def moments(self) -> tuple[float, float]:
         """Mean and variance."""
-        parts = list(zip(self.weights, self.means, self.sds, strict=True))
-        mean = sum(w * m for w, m, _ in parts)
-        return mean, sum(w * (m**2 + sd**2) for w, m, sd in parts) - mean**2
+        log_weights, means, variances = self._tensors
+        weights = log_weights.exp()
+        mean = float(weights @ means)
+        return mean, float(weights @ (means.square() + variances)) - mean**2
 
     def _parts(self, x: Tensor, alpha: float, sigma: float) -> tuple[Tensor, Tensor]:
         """Log-density of each component (n, C), and its score, at a noise level."""
@@ -62,13 +61,12 @@ def quadrature(
     Returns:
         The cells' edges, (61,), their probabilities, (60,), and log Z.
     """
+    fine = 400  # points a cell
+    width = 2 * _REACH / _CELLS / fine
     edges = torch.linspace(-_REACH, _REACH, _CELLS + 1, dtype=torch.float64)
-    fine = 400
-    x = edges[0] + (torch.arange(_CELLS * fine, dtype=torch.float64) + 0.5) * (
-        2 * _REACH / _CELLS / fine
-    )
+    x = edges[0] + (torch.arange(_CELLS * fine, dtype=torch.float64) + 0.5) * width
     log_p = torch.stack([b * law.log_density(x) for b, law in pool]).sum(0) + tilt(x)
-    log_z = float(log_p.logsumexp(0) + math.log(2 * _REACH / _CELLS / fine))
+    log_z = float(log_p.logsumexp(0) + math.log(width))
     return edges, log_p.softmax(0).reshape(_CELLS, fine).sum(1), log_z
 
 

@@ -7,6 +7,7 @@ bundled guides; macrel judges, and no method sees it. Weight and strength of gui
 by the judge's verdicts on designs of other seeds.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import torch
 
 from fkdiff import zoo
 from fkdiff.bench.kept import Kept
+from fkdiff.bench.latency import one_thread
 from fkdiff.bench.macrel_judge import macrel
-from fkdiff.bench.one_thread import one_thread
+from fkdiff.bench.tables import by_field
 from fkdiff.sequences.designs import diversity, nearest
 from fkdiff.sequences.fasta import read_fasta
 from fkdiff.sequences.guidance import StraightThrough
@@ -36,12 +38,9 @@ HEMOLYSIS = 1.25
 
 @one_thread()
 def run(quick: bool = False, seed: int = 0, resume: Path | None = None) -> dict[str, Any]:
-    """Design with each method and judge.
+    """Design with each method and judge; arguments as for `run_bench`.
 
-    Arguments:
-        quick: 24 designs in place of 500, 10 steps in place of 24.
-        seed: Seed of all methods.
-        resume: File of finished parts to go on from and to add to.
+    Quick: 24 designs in place of 500, 10 steps in place of 24.
 
     Returns:
         By method: `amp` and `hemolysis` (shares above .5), `joint` (AMP > .5 and hemolysis < .5),
@@ -52,69 +51,66 @@ def run(quick: bool = False, seed: int = 0, resume: Path | None = None) -> dict[
         ModuleNotFoundError: If macrel isn't installed.
     """
     n, steps = (24, 10) if quick else (500, 24)
-    settings = {
-        "seed": seed, "n": n, "steps": steps, "length": LENGTH, "particles": PARTICLES,
-        "scale": SCALE, "guidance": GUIDANCE, "hemolysis": HEMOLYSIS,
-        "model": zoo.digest("peptides"),
-    }  # fmt: skip
-    macrel(["GIGKFLHSAKKFGKAFVGEIMNS"])  # missing packages are told before the work
+    settings = {"seed": seed, "n": n, "steps": steps, "length": LENGTH, "particles": PARTICLES}
+    settings |= {"scale": SCALE, "guidance": GUIDANCE, "hemolysis": HEMOLYSIS}
+    settings |= {"model": zoo.digest("peptides")}
+    macrel(["GIGKFLHSAKKFGKAFVGEIMNS"])  # a missing package is reported before the work
     folder = zoo.path("peptides")
     pipe = GumbelFlowPipeline.from_pretrained(folder, dtype=torch.float32)
-    known = [r.sequence for r in read_fasta(folder / "training.fasta", pipe.alphabet)]
+    training = [r.sequence for r in read_fasta(folder / "training.fasta", pipe.alphabet)]
     kept = Kept(resume, settings)
-    results: dict[str, Any] = {}
+    table = {}
     for method in METHODS:
-        drawn = kept.part(method, lambda method=method: _drawn(pipe, method, n, steps, seed))
-        for field, value in _judged(drawn["sequences"], known).items():
-            results.setdefault(field, {})[method] = value
-        results.setdefault("evaluations", {})[method] = drawn["evaluations"]
-        results.setdefault("guide calls", {})[method] = drawn["guide calls"]
-    return {**results, "settings": settings}
+        drawn = kept.part(method, partial(_drawn, pipe, method, n, steps, seed))
+        counts = {name: drawn[name] for name in ("evaluations", "guide calls")}
+        table[method] = _judged(drawn["sequences"], training) | counts
+    return {**by_field(table), "settings": settings}
 
 
 def _terms(method: str) -> list[Any]:
     guides = load_guides(zoo.path("peptides"))
     reward = guides["amp"] - HEMOLYSIS * guides["hemolytic"]
-    found: list[Any] = []
-    if method.startswith("stg"):
-        found.append(StraightThrough(reward, GUIDANCE, draws=4, reweight=method == "stg_fk"))
-    if method in ("bon", "fk", "stg_fk"):
-        potential = "none" if method == "bon" else "difference"
-        found.append(Tilt(reward, SCALE, potential))
-    return found
+    guided = StraightThrough(reward, GUIDANCE, draws=4, reweight=method == "stg_fk")
+    return {
+        "plain": [],
+        "bon": [Tilt(reward, SCALE, "none")],
+        "stg": [guided],
+        "fk": [Tilt(reward, SCALE)],
+        "stg_fk": [guided, Tilt(reward, SCALE)],
+    }[method]
 
 
 def _drawn(pipe: GumbelFlowPipeline, method: str, n: int, steps: int, seed: int) -> dict[str, Any]:
-    one = method in ("plain", "stg")
+    particles = 1 if method in ("plain", "stg") else PARTICLES
     pipe.set_progress_bar_config(desc=method)
     steered: Any = pipe(
         n,
         LENGTH,
-        num_inference_steps=steps * PARTICLES if one else steps,
+        num_inference_steps=steps * PARTICLES // particles,
         generator=torch.Generator().manual_seed(seed),
         terms=_terms(method),
-        particles=1 if one else PARTICLES,
-        resample=None if method in ("plain", "bon", "stg") else Resample(window=(0.1, 1.0)),
+        particles=particles,
+        resample=Resample(window=(0.1, 1.0)) if method in ("fk", "stg_fk") else None,
         select="best" if method == "bon" else "sample",
     )
     result = steered.steering
     rows = zip(result.latents.argmax(-1), result.selected[:, 0].tolist(), strict=True)
-    calls = result.cost.reward_calls
     return {
         "sequences": [pipe.alphabet.decode(cloud[slot]) for cloud, slot in rows],
         "evaluations": result.cost.denoiser_evaluations,
-        "guide calls": sum(calls.values()),
+        "guide calls": sum(result.cost.reward_calls.values()),
     }
 
 
-def _judged(sequences: list[str], known: list[str]) -> dict[str, float]:
+def _judged(sequences: list[str], training: list[str]) -> dict[str, float]:
     amp, hemolysis = macrel(sequences)
-    kept = set(known)
-    return {
-        "amp": round(float((amp > 0.5).mean()), 4),
-        "hemolysis": round(float((hemolysis > 0.5).mean()), 4),
-        "joint": round(float(((amp > 0.5) & (hemolysis < 0.5)).mean()), 4),
-        "diversity": round(diversity(sequences), 4),
-        "novelty": round(sum(s not in kept for s in sequences) / len(sequences), 4),
-        "nearest": round(float(nearest(sequences, known).mean()), 4),
+    known = set(training)
+    values = {
+        "amp": (amp > 0.5).mean(),
+        "hemolysis": (hemolysis > 0.5).mean(),
+        "joint": ((amp > 0.5) & (hemolysis < 0.5)).mean(),
+        "diversity": diversity(sequences),
+        "novelty": sum(s not in known for s in sequences) / len(sequences),
+        "nearest": nearest(sequences, training).mean(),
     }
+    return {name: round(float(value), 4) for name, value in values.items()}

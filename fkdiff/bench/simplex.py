@@ -9,6 +9,7 @@ sequences.
 """
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from fkdiff.bench.kept import Kept
-from fkdiff.bench.one_thread import one_thread
+from fkdiff.bench.latency import one_thread
 from fkdiff.processes.simplex import Schedule
 from fkdiff.sequences.denoiser import SimplexDenoiser
 from fkdiff.sequences.losses import flow_matching_loss
@@ -41,12 +42,9 @@ PUBLISHED = {
 
 @one_thread()
 def run(quick: bool = False, seed: int = 0, resume: Path | None = None) -> dict[str, Any]:
-    """Train and sample for each alphabet and schedule.
+    """Train and sample for each alphabet and schedule; arguments as for `run_bench`.
 
-    Arguments:
-        quick: Two alphabets, fewer steps and sequences.
-        seed: Seed of targets, training and sampling.
-        resume: File of finished parts to go on from and to add to.
+    Quick: two alphabets, fewer steps and sequences.
 
     Returns:
         Fields `kl.consistent.K*` and `kl.paper.K*`, mean over positions of
@@ -69,10 +67,8 @@ def run(quick: bool = False, seed: int = 0, resume: Path | None = None) -> dict[
     order = sorted(sizes, key=lambda k: k not in (20, 160, 512))  # the ends and the bar first
     jobs = [(k, schedule) for k in order for schedule in get_args(Schedule)]
     for k, schedule in tqdm(jobs, desc="simplex"):
-        results["kl"][schedule][f"K{k}"] = kept.part(
-            f"{schedule}.K{k}",
-            lambda k=k, schedule=schedule: _divergence(k, schedule, n, training, steps, seed),
-        )
+        make = partial(_divergence, k, schedule, n, training, steps, seed)
+        results["kl"][schedule][f"K{k}"] = kept.part(f"{schedule}.K{k}", make)
     return results
 
 

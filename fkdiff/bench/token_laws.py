@@ -1,7 +1,7 @@
 """Laws of short token sequences with all outcomes enumerated, and their exact denoisers."""
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -30,21 +30,16 @@ class TokenLaw:
     seed: int
     letters: int = 3
     length: int = 4
-    _place: Tensor = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        powers = (self.letters + 1) ** torch.arange(self.length - 1, -1, -1)
-        object.__setattr__(self, "_place", powers)
 
     @cached_property
     def outcomes(self) -> Tensor:
         """All sequences, shape (V^L, L)."""
-        return torch.tensor(list(itertools.product(range(self.letters), repeat=self.length)))
+        return self._sequences(self.letters)
 
     @cached_property
     def states(self) -> Tensor:
         """All sequences with masks, shape ((V + 1)^L, L)."""
-        return torch.tensor(list(itertools.product(range(self.letters + 1), repeat=self.length)))
+        return self._sequences(self.letters + 1)
 
     @cached_property
     def mass(self) -> Tensor:
@@ -64,14 +59,20 @@ class TokenLaw:
 
     def denoiser(self, tokens: Tensor, alpha: float) -> Tensor:
         """Exact log-probabilities of the clean tokens, (n, L, V), for a masked path."""
-        return self.posteriors[(tokens * self._place).sum(1)].log()
+        return self.posteriors[self._number(tokens, self.letters + 1)].log()
 
     def index(self, tokens: Tensor) -> Tensor:
         """Number of each outcome (..., L) among `outcomes`."""
-        powers = self.letters ** torch.arange(self.length - 1, -1, -1)
-        return (tokens * powers).sum(-1)
+        return self._number(tokens, self.letters)
 
     def histogram(self, tokens: Tensor, weights: Tensor) -> Tensor:
         """Weight of each outcome, for tokens (n, L) and weights (n,)."""
         empty = torch.zeros(len(self.outcomes), dtype=torch.float64)
         return empty.index_add(0, self.index(tokens), weights.double())
+
+    def _sequences(self, letters: int) -> Tensor:
+        return torch.tensor(list(itertools.product(range(letters), repeat=self.length)))
+
+    def _number(self, tokens: Tensor, letters: int) -> Tensor:
+        """Place of each sequence (..., L) in `_sequences(letters)`."""
+        return (tokens * letters ** torch.arange(self.length - 1, -1, -1)).sum(-1)

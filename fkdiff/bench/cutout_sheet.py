@@ -55,12 +55,10 @@ def sheet(cutouts: Tensor, seed: int = 0) -> Image.Image:
     size = cutouts.shape[-1]
     rows = cutouts.reshape(ROWS, COLUMNS, *cutouts.shape[1:])
     whole = rows.permute(2, 0, 3, 1, 4).reshape(4, ROWS * size, COLUMNS * size)
-    rng = np.random.default_rng(seed)
-    noise = ground("textured", rng, COLUMNS * size)[: ROWS * size]
+    noise = ground("textured", np.random.default_rng(seed), COLUMNS * size)[: ROWS * size]
     grounds = (checkerboard(ROWS * size, COLUMNS * size), torch.from_numpy(noise).movedim(-1, 0))
     pictures = torch.cat([over(whole, behind) for behind in grounds], 2)
-    values = (255 * pictures + 0.5).movedim(0, -1).byte().numpy()
-    image = Image.fromarray(values)
+    image = Image.fromarray((255 * pictures + 0.5).movedim(0, -1).byte().numpy())
     return image.resize((ZOOM * image.width, ZOOM * image.height), Image.Resampling.LANCZOS)
 
 
@@ -68,9 +66,8 @@ def main() -> None:
     """Draw the picture into the file that is named."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("file", type=Path)
-    parser.add_argument("--particles", type=int, default=4)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=30)
+    for name, default in (("particles", 4), ("seed", 0), ("steps", 30)):
+        parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.parse_args()
     names = list(OBJECTS)[: ROWS * COLUMNS]
     cutouts = cut_outs(names, given.particles, given.seed, given.steps)

@@ -1,29 +1,34 @@
-"""What the benches on `emoji` share: arms, real pictures, distances, the independent judge."""
+"""What the benches on `emoji` share: its models, real pictures, arms and their measures."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from subprocess import CalledProcessError
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import convert_outputs_to_fp32
+from diffusers import DiffusionPipeline
 from torch import Tensor
 from tqdm import tqdm
 
 from fkdiff import zoo
 from fkdiff.bench.kept import Kept
-from fkdiff.steering import steer
+from fkdiff.bench.tables import share, summary
+from fkdiff.steering import Steered, steer
+from fkdiff.terms import Tilt
+from fkdiff.zoo.autoencoder import pictures
 from fkdiff.zoo.judge import Judge, load_judge
 from fkdiff.zoo.parse import parse
 from fkdiff.zoo.render import render
+from fkdiff.zoo.sprites import Sprites, fetch, load_art
 
 __all__ = [
-    "Arm",
     "Clouds",
-    "Drawn",
     "adapter",
     "clouds_of",
     "distances",
@@ -32,28 +37,28 @@ __all__ = [
     "judge",
     "models",
     "real_pictures",
-    "share",
-    "summary",
+    "stock_emoji",
 ]
 
-_ART = Path("training/zoo/cache")
 ROWS = 32
 """Particles of one call: clouds are drawn together while they are few."""
 
 
 def clouds_of(count: int) -> list[str]:
     """So many prompts of the evaluation list, again from its start where it ends."""
-    lines = zoo.prompts("eval")
-    return [lines[i % len(lines)] for i in range(count)]
+    return list(islice(cycle(zoo.prompts("eval")), count))
+
+
+def stock_emoji() -> Any:
+    """The bundled pipeline without a progress bar."""
+    pipe: Any = DiffusionPipeline.from_pretrained(zoo.path("emoji"))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def emoji() -> Any:
-    """The bundled pipeline, silent; its U-Net computes in bfloat16 and predicts in float32."""
-    from accelerate.utils import convert_outputs_to_fp32
-    from diffusers import DiffusionPipeline
-
-    pipe: Any = DiffusionPipeline.from_pretrained(zoo.path("emoji"))
-    pipe.set_progress_bar_config(disable=True)
+    """The bundled pipeline; its U-Net computes in bfloat16 and predicts in float32."""
+    pipe = stock_emoji()
     # A seventh and a third faster; judged features move in the fourth digit.
     pipe.unet.to(memory_format=torch.channels_last)
     half = torch.autocast("cpu", torch.bfloat16)
@@ -77,16 +82,17 @@ def judge() -> Judge:
 
 
 def models(*names: str) -> dict[str, str]:
-    """Digests of bundled weights, for what results are kept beside."""
+    """Digests of bundled weights, for the settings of `Kept`."""
     return {name: zoo.digest(name) for name in ("emoji", "emoji-judge", *names)}
 
 
-def adapter(pipe: Any, name: str = "emoji-rl") -> str:
-    """Load the bundled RL-tuned adapter and leave the pipeline its base.
+def adapter(pipe: Any) -> str:
+    """Load the bundled RL-tuned adapter, switched off; returns its name.
 
     Raises:
         FileNotFoundError: If it isn't installed, with the stage that trains it.
     """
+    name = "emoji-rl"
     if name not in zoo.adapters():
         raise FileNotFoundError(
             f"this bench needs the adapter {name}, which this installation lacks; train it: "
@@ -97,67 +103,31 @@ def adapter(pipe: Any, name: str = "emoji-rl") -> str:
     return name
 
 
-def fetched_art(art: Path = _ART) -> Path:
-    """The art of the scenes, fetched by npm if it isn't in this folder.
+def fetched_art() -> Path:
+    """The art of the scenes, fetched by npm if it isn't in the cache.
 
     Raises:
         FileNotFoundError: If it can't be had.
     """
-    from fkdiff.zoo.sprites import fetch
-
     try:
-        return fetch(art)
+        return fetch(Path("training/zoo/cache"))
     except (RuntimeError, OSError, CalledProcessError) as error:
         raise FileNotFoundError(f"this bench needs the art of the scenes: {error}") from error
 
 
-def real_pictures(prompts: Sequence[str], seed: int, art: Path = _ART) -> Tensor:
+def real_pictures(prompts: Sequence[str], seed: int) -> Tensor:
     """Renders of what prompts say, (n, 3, 64, 64) in [0, 1]: the law that models should have.
 
     Arguments:
         prompts: Captions of scenes.
         seed: Of places and sizes.
-        art: Where the art is kept; it is fetched by npm if it isn't there.
 
     Raises:
         FileNotFoundError: If the art can't be had.
     """
-    from fkdiff.zoo.autoencoder import pictures
-    from fkdiff.zoo.sprites import Sprites, load_art
-
-    tarball = fetched_art(art)
-    sprites, rng = Sprites(load_art(tarball)), np.random.default_rng(seed)
+    sprites, rng = Sprites(load_art(fetched_art())), np.random.default_rng(seed)
     images = [render(parse(prompt), sprites, rng) for prompt in prompts]
     return (pictures(images) + 1) / 2
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to draw: terms, particles a cloud, and what is called.
-
-    Arguments:
-        terms: Terms of the run.
-        particles: K.
-        call: Further arguments of the pipeline.
-        settings: Further settings of `steer`.
-    """
-
-    terms: tuple[Any, ...] = ()
-    particles: int = 1
-    call: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Drawn:
-    """One picture of each cloud, as the judge sees it, and what the clouds cost."""
-
-    features: Tensor
-    passed: list[bool]
-    rewards: list[float]
-    variances: list[float]
-    evaluations: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -170,6 +140,8 @@ class Clouds:
         prompts: One a cloud; clouds of a prompt that comes again have other seeds.
         seed: Of the first call.
         kept: Where finished calls are kept.
+        reward: Measured on what is returned; None for none.
+        reference: Features of real pictures (n, d), from which distances are; None for none.
     """
 
     pipe: Any
@@ -177,41 +149,55 @@ class Clouds:
     prompts: Sequence[str]
     seed: int
     kept: Kept
+    reward: Any = None
+    reference: Tensor | None = None
 
-    def draw(self, name: str, arm: Arm, reward: Any = None, named: str | None = None) -> Drawn:
-        """Draw one picture for each prompt, each from a cloud of its own.
+    def measured(
+        self,
+        name: str,
+        terms: Sequence[Any],
+        particles: int,
+        call: dict[str, Any],
+        settings: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Draws one picture for each prompt, each from a cloud of its own, and measures them.
 
         Arguments:
             name: Of the arm; finished calls are kept under it.
-            arm: How.
-            reward: Reported on what is returned; None for none.
-            named: The reward that is kept, where a term of the arm scores it already.
+            terms: Of the run.
+            particles: K.
+            call: Further arguments of the pipeline.
+            settings: Further arguments of `steer`.
+
+        Returns:
+            `pass_rate`; `reward` and `distance` where there is something to measure them by;
+            `logw_var`, variance of the log-weights' increments, summed over a run; `nfe` and
+            `seconds` a picture.
         """
-        size = max(1, ROWS // arm.particles)
-        calls = []
-        for start in tqdm(range(0, len(self.prompts), size), desc=name, mininterval=5):
-            make = partial(self._call, start, size, arm, reward, named)
+        scored = self.reward is None or any(isinstance(term, Tilt) for term in terms)
+        settings = {"monitor": [] if scored else [self.reward], **settings}
+        size, count, calls = max(1, ROWS // particles), len(self.prompts), []
+        for start in tqdm(range(0, count, size), desc=name, mininterval=5):
+            seeded = {**settings, "seed": self.seed + start}
+            steered = steer(self.pipe, *terms, particles=particles, **seeded)
+            make = partial(self._call, steered, self.prompts[start : start + size], call)
             calls.append(self.kept.part(f"{name} {start}", make))
         rows = [row for call in calls for row in call["rows"]]
-        return Drawn(
-            features=torch.tensor([row["features"] for row in rows]),
-            passed=[row["passed"] for row in rows],
-            rewards=[row["reward"] for row in rows if "reward" in row],
-            variances=[row["variance"] for row in rows],
-            evaluations=sum(call["evaluations"] for call in calls),
-            seconds=sum(call["seconds"] for call in calls),
-        )
+        found: dict[str, Any] = {"pass_rate": share([row["passed"] for row in rows])}
+        if self.reward is not None:
+            found["reward"] = summary([row["reward"] for row in rows])
+        if self.reference is not None:
+            features = torch.tensor([row["features"] for row in rows])
+            found["distance"] = distances(features, self.reference, self.seed)
+        found["logw_var"] = summary([row["variance"] for row in rows])
+        found["nfe"] = sum(call["evaluations"] for call in calls) / count
+        found["seconds"] = sum(call["seconds"] for call in calls) / count
+        return found
 
     def _call(
-        self, start: int, size: int, arm: Arm, reward: Any, named: str | None
+        self, steered: Steered, prompts: Sequence[str], call: dict[str, Any]
     ) -> dict[str, Any]:
-        watched = named if reward is None else reward.name
-        settings = {"monitor": [] if reward is None else [reward], **arm.settings}
-        prompts = list(self.prompts[start : start + size])
-        steered = steer(
-            self.pipe, *arm.terms, particles=arm.particles, seed=self.seed + start, **settings
-        )
-        out = steered(prompts, output_type="pt", **arm.call)
+        out = steered(list(prompts), output_type="pt", **call)
         result, pictures = out.steering, torch.as_tensor(out.images).float()
         features = self.eyes.features(pictures).tolist()
         passed = self.eyes.passes(pictures, prompts)
@@ -219,24 +205,12 @@ class Clouds:
         for i in range(len(prompts)):
             spreads = [float(t.variance[i]) for t in result.trace if t.variance is not None]
             row = {"features": features[i], "passed": passed[i], "variance": sum(spreads)}
-            if watched is not None:
-                row["reward"] = float(result.rewards[watched][i, result.selected[i, 0]])
+            if self.reward is not None:
+                values = result.rewards[self.reward.name][i]
+                row["reward"] = float(values[result.selected[i, 0]])
             rows.append(row)
-        cost = result.cost
-        spent = {"evaluations": cost.denoiser_evaluations, "seconds": cost.seconds["total"]}
-        return {"rows": rows, **spent}
-
-
-def share(hits: Sequence[bool]) -> dict[str, float]:
-    """A share with its standard error."""
-    mean = sum(hits) / len(hits)
-    return {"mean": mean, "se": math.sqrt(mean * (1 - mean) / len(hits))}
-
-
-def summary(values: Sequence[float]) -> dict[str, float]:
-    """Mean and standard error."""
-    x = torch.tensor(values, dtype=torch.float64)
-    return {"mean": float(x.mean()), "se": float(x.std() / len(x) ** 0.5)}
+        spent = result.cost.denoiser_evaluations, result.cost.seconds["total"]
+        return {"rows": rows, "evaluations": spent[0], "seconds": spent[1]}
 
 
 def distances(found: Tensor, real: Tensor, seed: int = 0) -> dict[str, float]:

@@ -3,19 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from fkdiff.bench.emoji_arms import (
-    Arm,
-    Clouds,
-    clouds_of,
-    distances,
-    emoji,
-    judge,
-    models,
-    real_pictures,
-    share,
-    summary,
-)
+from fkdiff.bench.emoji_arms import Clouds, clouds_of, emoji, judge, models, real_pictures
 from fkdiff.bench.kept import Kept
+from fkdiff.bench.tables import by_field
 from fkdiff.terms import Correct
 
 __all__ = ["run"]
@@ -25,16 +15,13 @@ QUICK = (6, 6)  # pictures an arm, and steps
 
 
 def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
-    """Distance to real renders in the judge's features, and pass rates.
+    """Distance to real renders in the judge's features, and pass rates; see `run_bench`.
 
     One draw per cloud, equal numbers of pictures in all arms; the reference is as many renders of
     the same captions. All arms take the same steps: `plain` the stock deterministic ones, `sde`
     the stochastic ones that the corrected arms take, without weights.
 
-    Arguments:
-        quick: 6 clouds of 6 steps instead of 128 of 50.
-        seed: Of the first cloud.
-        resume: File of finished calls to go on from and to add to.
+    Quick: 6 clouds of 6 steps instead of 128 of 50.
 
     Returns:
         `distance.{plain,sde,fk4,fk16}.G` (kernel distance `mean`, `se`, and `frechet`),
@@ -43,29 +30,26 @@ def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If the judge's weights, or the art of the real pictures, are missing.
-        BenchRefused: If the file holds calls of other settings.
     """
     eyes = judge()
     count, steps = QUICK if quick else (128, 50)
     kept = Kept(resume, {"seed": seed, "clouds": count, "steps": steps, **models()})
-    clouds = Clouds(emoji(), eyes, clouds_of(count), seed, kept)
-    reference = eyes.features(real_pictures(clouds.prompts, seed))
+    prompts = clouds_of(count)
+    reference = eyes.features(real_pictures(prompts, seed))
+    clouds = Clouds(emoji(), eyes, prompts, seed, kept, reference=reference)
     arms: dict[str, tuple[tuple[Any, ...], int, bool | None]] = {
         "plain": ((), 1, None),
         "sde": ((), 1, True),
         "fk4": ((Correct(),), 4, None),
         "fk16": ((Correct(),), 16, None),
     }
-    results: dict[str, Any] = {"distance": {}, "pass_rate": {}, "logw_var": {}}
+    found: dict[str, dict[str, Any]] = {name: {} for name in arms}
     for scale in SCALES:
-        key = f"{scale:g}"
+        call = {"guidance_scale": scale, "num_inference_steps": steps}
         for name, (terms, particles, stochastic) in arms.items():
-            call = {"guidance_scale": scale, "num_inference_steps": steps}
-            arm = Arm(terms, particles, call, {"select": "sample", "stochastic": stochastic})
-            drawn = clouds.draw(f"{name}, guidance {key}", arm)
-            found = distances(drawn.features, reference, seed)
-            results["distance"].setdefault(name, {})[key] = found
-            results["pass_rate"].setdefault(name, {})[key] = share(drawn.passed)
-            if name == "fk4":
-                results["logw_var"][key] = summary(drawn.variances)
-    return {**results, "clouds": count, "steps": steps}
+            settings = {"select": "sample", "stochastic": stochastic}
+            arm = f"{name}, guidance {scale:g}"
+            found[name][f"{scale:g}"] = clouds.measured(arm, terms, particles, call, settings)
+    table = by_field({name: by_field(rows) for name, rows in found.items()})
+    results = {"distance": table["distance"], "pass_rate": table["pass_rate"]}
+    return {**results, "logw_var": table["logw_var"]["fk4"], "clouds": count, "steps": steps}

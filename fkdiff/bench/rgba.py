@@ -1,11 +1,11 @@
 """Cut-outs of the bundled model: cropped subjects, the judge on new backgrounds, time, memory."""
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fkdiff.bench.emoji_arms import emoji, judge, models, share
+from fkdiff.bench.emoji_arms import emoji, judge, models
 from fkdiff.bench.kept import Kept
-from fkdiff.bench.memory import peak, reset_peak
+from fkdiff.bench.memory import growth, in_process
+from fkdiff.bench.tables import share
 from fkdiff.processes.streams import slot_generators
 from fkdiff.rgba import Cutout, over
 from fkdiff.steering import steer
@@ -25,7 +26,7 @@ from fkdiff.zoo.words import BACKGROUNDS, OBJECTS, with_article
 
 __all__ = ["run", "touches"]
 
-COUNT, STEPS = 200, 30
+ARMS = ("plain", "alfie")
 QUICK = (8, 8)  # pictures and steps
 TOGETHER = 8
 """Prompts of one call."""
@@ -33,12 +34,9 @@ SIZE = 64
 
 
 def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
-    """Plain pictures and cut-outs of the same single objects, on white.
+    """Plain pictures and cut-outs of the same single objects, on white; see `run_bench`.
 
-    Arguments:
-        quick: 8 prompts of 8 steps instead of 200 of 30.
-        seed: Of the first picture.
-        resume: File of finished calls to go on from and to add to.
+    Quick: 8 prompts of 8 steps instead of 200 of 30.
 
     Returns:
         `cropped.{plain,alfie}` (share of subjects whose alpha reaches the frame),
@@ -48,25 +46,23 @@ def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If the judge's weights are missing.
-        BenchRefused: If the file holds calls of other settings.
     """
-    count, steps = QUICK if quick else (COUNT, STEPS)
+    count, steps = QUICK if quick else (200, 30)
     eyes, pipe = judge(), emoji()
     kept = Kept(resume, {"seed": seed, "prompts": count, "steps": steps, **models()})
-    names = [list(OBJECTS)[i % len(OBJECTS)] for i in range(count)]
-    rows, spent = [], {"plain": 0.0, "alfie": 0.0}
+    names = list(islice(cycle(OBJECTS), count))
+    calls = []
     for start in tqdm(range(0, count, TOGETHER), desc="cut-outs", mininterval=5):
-        part = names[start : start + TOGETHER]
-        make = partial(_call, pipe, eyes, part, steps, seed + start)
-        done = kept.part(f"call {start}", make)
-        rows += done["rows"]
-        for arm in spent:
-            spent[arm] += done["seconds"][arm]
+        make = partial(_call, pipe, eyes, names[start : start + TOGETHER], steps, seed + start)
+        calls.append(kept.part(f"call {start}", make))
+    rows = [row for call in calls for row in call["rows"]]
+    shares = {check: share([row[check] for row in rows]) for check in rows[0]}
+    seconds = {arm: sum(call["seconds"][arm] for call in calls) for arm in ARMS}
     memory = kept.part("memory", lambda: _memory(min(steps, 4), seed))
     return {
-        "cropped": {arm: share([row[f"{arm} cropped"] for row in rows]) for arm in spent},
-        "judge": {field: share([row[field] for row in rows]) for field in ("plain", "composite")},
-        "time_ratio": spent["alfie"] / spent["plain"],
+        "cropped": {arm: shares[f"{arm} cropped"] for arm in ARMS},
+        "judge": {field: shares[field] for field in ("plain", "composite")},
+        "time_ratio": seconds["alfie"] / seconds["plain"],
         "memory_ratio": memory["alfie"] / memory["plain"],
         "megabytes": memory,
         "prompts": count,
@@ -76,31 +72,28 @@ def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
 
 def touches(cutouts: Tensor) -> list[bool]:
     """Whether the subject of each (n, 4, h, w) reaches the frame: alpha of at least a half."""
-    inside = cutouts[:, 3, 1:-1, 1:-1] >= 0.5
-    everywhere = cutouts[:, 3] >= 0.5
-    return [bool(a.sum() > b.sum()) for a, b in zip(everywhere, inside, strict=True)]
+    subject = cutouts[:, 3] >= 0.5
+    return [bool(alpha.sum() > alpha[1:-1, 1:-1].sum()) for alpha in subject]
 
 
 def _call(pipe: Any, eyes: Judge, names: Sequence[str], steps: int, seed: int) -> dict[str, Any]:
     prompts = [f"{with_article(name)} on a white background" for name in names]
-    call = {"num_inference_steps": steps, "output_type": "pt", "guidance_scale": 2.0}
-    call |= {"height": SIZE, "width": SIZE}
-    seconds, start = {}, time.perf_counter()
+    call: dict[str, Any] = {"num_inference_steps": steps, "output_type": "pt"}
+    call |= {"guidance_scale": 2.0, "height": SIZE, "width": SIZE}
+    seconds, drawn, start = {}, {}, time.perf_counter()
     pipe(prompts, generator=slot_generators(seed, len(prompts), 1), **call)
     seconds["plain"] = time.perf_counter() - start
-    drawn = {}
     for arm, mask in (("alfie", Cutout().mask), ("plain", None)):
         start = time.perf_counter()
         steered = steer(pipe, Cutout(mask=mask), particles=1, seed=seed)
         drawn[arm] = torch.as_tensor(steered(prompts, **call).images).float()
         seconds.setdefault(arm, time.perf_counter() - start)
-    white = torch.ones(3, 1, 1)
-    told, grounds = _grounds(names, seed)
+    captions, grounds = _grounds(names, seed)
     checks = {
         "plain cropped": touches(drawn["plain"]),
         "alfie cropped": touches(drawn["alfie"]),
-        "plain": eyes.passes(over(drawn["plain"], white), prompts),
-        "composite": eyes.passes(over(drawn["alfie"], grounds), told),
+        "plain": eyes.passes(over(drawn["plain"], torch.ones(3, 1, 1)), prompts),
+        "composite": eyes.passes(over(drawn["alfie"], grounds), captions),
     }
     rows = [{name: values[i] for name, values in checks.items()} for i in range(len(names))]
     return {"rows": rows, "seconds": seconds}
@@ -110,40 +103,28 @@ def _grounds(names: Sequence[str], seed: int) -> tuple[list[str], Tensor]:
     """Captions with random backgrounds, and these, (n, 3, h, w)."""
     rng = np.random.default_rng([seed, 3])
     drawn = [str(rng.choice(list(BACKGROUNDS))) for _ in names]
-    told = [
+    captions = [
         f"{with_article(name)} on {with_article(ground)} background"
         for name, ground in zip(names, drawn, strict=True)
     ]
     colours = torch.tensor([BACKGROUNDS[ground] for ground in drawn]) / 255
-    return told, colours[:, :, None, None].expand(-1, -1, SIZE, SIZE).float()
+    return captions, colours[:, :, None, None].expand(-1, -1, SIZE, SIZE).float()
 
 
 def _memory(steps: int, seed: int) -> dict[str, float]:
-    found = {}
-    for arm in ("plain", "alfie"):
-        arguments = json.dumps([arm, steps, seed])
-        command = [sys.executable, "-m", "fkdiff.bench.rgba", arguments]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        found[arm] = float(done.stdout.splitlines()[-1])
-    return found
+    return {arm: in_process(__name__, (arm, steps, seed)) for arm in ARMS}
 
 
 def _child(arm: str, steps: int, seed: int) -> float:
     pipe = emoji()
-    cut = arm == "alfie"
+    terms, micro_batch = ((Cutout(),), 4) if arm == "alfie" else ((), None)
 
-    def sample(pictures: int) -> None:
-        terms = (Cutout(),) if cut else ()
-        batch = 4 if cut else None
-        steered = steer(
-            pipe, *terms, particles=pictures, micro_batch=batch, select="all", seed=seed
-        )
+    def draw(pictures: int) -> None:
+        options = {"micro_batch": micro_batch, "select": "all", "seed": seed}
+        steered = steer(pipe, *terms, particles=pictures, **options)
         steered("a cat on a white background", num_inference_steps=steps)
 
-    sample(1)  # imports and buffers of the first call belong to loading
-    before = reset_peak()
-    sample(8)
-    return peak() - before
+    return growth(draw, 8)
 
 
 if __name__ == "__main__":

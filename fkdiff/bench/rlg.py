@@ -4,37 +4,30 @@ from pathlib import Path
 from typing import Any
 
 from fkdiff.bench.emoji_arms import (
-    Arm,
     Clouds,
     adapter,
     clouds_of,
-    distances,
     emoji,
     judge,
     models,
     real_pictures,
-    share,
-    summary,
 )
 from fkdiff.bench.kept import Kept
+from fkdiff.bench.tables import by_field
 from fkdiff.terms import Correct, RLGuidance, load_reward
 
 __all__ = ["run"]
 
 WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
-PARTICLES = 4
 GUIDANCE = 1.0
 """None, as while the adapter was tuned."""
 QUICK = (6, 6)  # pictures an arm, and steps
 
 
 def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
-    """What each weight of `emoji-rl` draws, one picture a prompt.
+    """What each weight of `emoji-rl` draws, one picture a prompt; see `run_bench`.
 
-    Arguments:
-        quick: 6 prompts of 6 steps instead of 100 of 50.
-        seed: Of the first picture.
-        resume: File of finished calls to go on from and to add to.
+    Quick: 6 prompts of 6 steps instead of 100 of 50.
 
     Returns:
         `reward.wW`, `pass_rate.wW`, `distance.wW` (to real renders, in the judge's features), by
@@ -43,30 +36,27 @@ def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If the weights of the judge or of the adapter, or the art, are missing.
-        BenchRefused: If the file holds calls of other settings.
     """
     eyes, pipe = judge(), emoji()
     name, reward = adapter(pipe), load_reward("emoji-clip")
     count, steps = QUICK if quick else (100, 50)
-    told = {"seed": seed, "prompts": count, "steps": steps, "guidance": GUIDANCE}
-    told |= models(name, "emoji-clip")
-    clouds = Clouds(pipe, eyes, clouds_of(count), seed, Kept(resume, told))
-    reference = eyes.features(real_pictures(clouds.prompts, seed))
-    results: dict[str, Any] = {}
+    settings = {"prompts": count, "steps": steps, "guidance": GUIDANCE}
+    kept = Kept(resume, {"seed": seed, **settings, **models(name, "emoji-clip")})
+    prompts = clouds_of(count)
+    reference = eyes.features(real_pictures(prompts, seed))
+    clouds = Clouds(pipe, eyes, prompts, seed, kept, reward, reference)
+    call = {"num_inference_steps": steps, "guidance_scale": GUIDANCE}
     ways: dict[str, tuple[tuple[Any, ...], int, bool | None]] = {
         "plain": ((), 1, None),
         "sde": ((), 1, True),
-        "corrected": ((Correct(),), PARTICLES, None),
+        "corrected": ((Correct(),), 4, None),
     }
+    found = {}
     for way, (terms, particles, stochastic) in ways.items():
-        into = results if way == "plain" else results.setdefault(way, {})
+        stepped = {"select": "sample", "stochastic": stochastic}
+        rows = {}
         for w in WEIGHTS:
-            call = {"num_inference_steps": steps, "guidance_scale": GUIDANCE}
-            settings = {"select": "sample", "stochastic": stochastic}
-            arm = Arm((RLGuidance(name, w), *terms), particles, call, settings)
-            drawn = clouds.draw(f"{way}, w {w:g}", arm, reward)
-            away = distances(drawn.features, reference, seed)
-            found = {"reward": summary(drawn.rewards), "pass_rate": share(drawn.passed)}
-            for field, value in {**found, "distance": away}.items():
-                into.setdefault(field, {})[f"w{w:g}"] = value
-    return {**results, "prompts": count, "steps": steps, "guidance": GUIDANCE}
+            leaning = (RLGuidance(name, w), *terms)
+            rows[f"w{w:g}"] = clouds.measured(f"{way}, w {w:g}", leaning, particles, call, stepped)
+        found[way] = by_field(rows, ("reward", "pass_rate", "distance"))
+    return {**found.pop("plain"), **found, **settings}

@@ -6,6 +6,7 @@ all that best-of-n would do is then an exact average over subsets of them.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,15 @@ from fkdiff.bench.emoji_arms import (
     judge,
     models,
     real_pictures,
-    share,
 )
 from fkdiff.bench.kept import Kept
+from fkdiff.bench.tables import by_field, share
 from fkdiff.terms import load_reward
+from fkdiff.zoo import labels
 from fkdiff.zoo.judge import Judge
+from fkdiff.zoo.measure import captions_told_apart
 from fkdiff.zoo.parse import parse
+from fkdiff.zoo.sprites import Sprites, load_art
 
 __all__ = ["best_of", "draw_cloud", "run", "share_kept", "within"]
 
@@ -43,12 +47,9 @@ Scores = NDArray[np.float64]
 
 
 def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
-    """How the rewards of the zoo agree with its judge on what `emoji` draws.
+    """How the rewards of the zoo agree with its judge on what `emoji` draws; see `run_bench`.
 
-    Arguments:
-        quick: 4 prompts, 4 pictures of each and 4 steps instead of 96, 16 and 20.
-        seed: Of the pictures.
-        resume: File of finished prompts to go on from and to add to.
+    Quick: 4 prompts, 4 pictures of each and 4 steps instead of 96, 16 and 20.
 
     Returns:
         `corr.R.judge`, correlation of reward R with the verdict within prompts; `kept.R.N`, share
@@ -59,60 +60,75 @@ def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If the weights of the judge or the art are missing.
-        BenchRefused: If the file holds prompts of other settings.
     """
     count, each, steps = QUICK if quick else WHOLE
-    prompts = _spread(zoo.prompts("eval"), count)
+    lines = zoo.prompts("eval")
+    prompts = [lines[int(i)] for i in np.linspace(0, len(lines) - 1, count).astype(int)]
     eyes, pipe = judge(), emoji()
     rewards = {name: load_reward(spec) for name, spec in REWARDS.items()}
-    told = {"seed": seed, "prompts": count, "pictures": each, "steps": steps, "guidance": GUIDANCE}
-    kept = Kept(resume, told | models(*REWARDS.values()))
-    parts = [
-        kept.part(prompt, lambda i=i, p=prompt: _scored(pipe, eyes, rewards, p, seed + i, told))
-        for i, prompt in enumerate(prompts)
-    ]
+    settings = {"prompts": count, "pictures": each, "steps": steps, "guidance": GUIDANCE}
+    kept = Kept(resume, {"seed": seed, **settings, **models(*REWARDS.values())})
+    parts = []
+    for i, prompt in enumerate(prompts):
+        make = partial(_scored, pipe, eyes, rewards, prompt, each, steps, seed + i)
+        parts.append(kept.part(prompt, make))
     features = torch.tensor([part["features"] for part in parts])
     drawn = distances(features, eyes.features(real_pictures(prompts, seed)), seed)
-    found = kept.part("renders", lambda: _on_renders(pipe, prompts, seed, 4 if quick else 200))
+    scenes = 4 if quick else 200
     return {
         **agreement(prompts, parts, rewards),
         "distance": {"plain": drawn},
-        **found,
-        "agreement": {"eyes": _eyes(eyes)},
-        **{k: told[k] for k in ("prompts", "pictures", "steps", "guidance")},
+        **kept.part("renders", lambda: _on_renders(pipe, prompts, seed, scenes)),
+        "agreement": {"eyes": labels.agreement(eyes, zoo.path("emoji-judge"))["agreement"]},
+        **settings,
     }
 
 
-def _spread(lines: list[str], count: int) -> list[str]:
-    return [lines[i] for i in np.linspace(0, len(lines) - 1, count).astype(int).tolist()]
+@torch.inference_mode()
+def _scored(
+    pipe: Any,
+    eyes: Judge,
+    rewards: Mapping[str, Any],
+    prompt: str,
+    count: int,
+    steps: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Verdicts, features of the first picture, and each reward's values by level, of a prompt."""
+    drawn, prompts = draw_cloud(pipe, prompt, count, steps, seed), [prompt] * count
+    values = {
+        name: {str(level): reward(x, prompts).tolist() for level, x in drawn.items()}
+        for name, reward in rewards.items()
+    }
+    return {
+        "passed": eyes.passes(drawn[100], prompts),
+        "features": eyes.features(drawn[100][:1])[0].tolist(),
+        "values": values,
+    }
 
 
 @torch.inference_mode()
-def draw_cloud(
-    pipe: Any, prompt: str, count: int, steps: int, guidance: float, seed: int
-) -> dict[int, Tensor]:
-    """Plain stochastic samples of a prompt, and their denoised estimates on the way.
+def draw_cloud(pipe: Any, prompt: str, count: int, steps: int, seed: int) -> dict[int, Tensor]:
+    """Plain samples of a prompt by stochastic DDIM (eta 1), and estimates of them on the way.
 
     Arguments:
         pipe: `emoji`.
         prompt: What to draw.
         count: Pictures.
-        steps: Steps of stochastic DDIM (eta 1).
-        guidance: Guidance scale.
+        steps: Denoising steps.
         seed: Of the noise.
 
     Returns:
         Per cent of the run -> pictures (count, 3, 64, 64) in [0, 1]; 100 are the samples.
     """
     generator = torch.Generator().manual_seed(seed)
-    texts = pipe.encode_prompt(prompt, "cpu", count, True)
-    text = torch.cat(texts[1::-1])
+    text = torch.cat(pipe.encode_prompt(prompt, "cpu", count, True)[1::-1])
     x = torch.randn(count, 4, 16, 16, generator=generator)
     pipe.scheduler.set_timesteps(steps)
     found: dict[int, Tensor] = {}
     for index, t in enumerate(pipe.scheduler.timesteps):
-        free, told = pipe.unet(torch.cat([x, x]), t, text).sample.chunk(2)
-        velocity = free + guidance * (told - free)
+        uncond, cond = pipe.unet(torch.cat([x, x]), t, text).sample.chunk(2)
+        velocity = uncond + GUIDANCE * (cond - uncond)
         out = pipe.scheduler.step(velocity, t, x, eta=1.0, generator=generator)
         x = out.prev_sample
         for level in LEVELS:
@@ -126,53 +142,33 @@ def _decoded(pipe: Any, latents: Tensor) -> Tensor:
     return (pictures / 2 + 0.5).clamp(0, 1)
 
 
-def _scored(
-    pipe: Any, eyes: Judge, rewards: Mapping[str, Any], prompt: str, seed: int, told: Any
-) -> dict[str, Any]:
-    """Verdicts, features of the first picture, and each reward's values by level, of a prompt."""
-    count = told["pictures"]
-    drawn = draw_cloud(pipe, prompt, count, told["steps"], told["guidance"], seed)
-    with torch.inference_mode():
-        values = {
-            name: {
-                str(level): reward(images, [prompt] * count).tolist()
-                for level, images in drawn.items()
-            }
-            for name, reward in rewards.items()
-        }
-    return {
-        "passed": eyes.passes(drawn[100], [prompt] * count),
-        "features": eyes.features(drawn[100][:1])[0].tolist(),
-        "values": values,
-    }
-
-
 def agreement(
     prompts: Sequence[str], parts: Sequence[Mapping[str, Any]], rewards: Sequence[str] | Any
 ) -> dict[str, Any]:
     """The fields that compare rewards and verdicts: `corr`, `kept`, `seen` and `pass_rate`."""
     verdicts = np.array([part["passed"] for part in parts], float)
-    found: dict[str, Any] = {"corr": {}, "kept": {}, "seen": {}}
+    table = {}
     for name in rewards:
-        by_level = {
-            level: np.array([part["values"][name][str(level)] for part in parts])
+        *early, final = (
+            np.array([part["values"][name][str(level)] for part in parts])
             for level in (*LEVELS, 100)
-        }
-        final = by_level.pop(100)
-        found["corr"][name] = {"judge": _bootstrapped(within, final, verdicts)}
-        found["seen"][name] = {
-            str(level): within(values, final) ** 2 for level, values in by_level.items()
-        }
-        found["kept"][name] = {
-            str(n): _bootstrapped(lambda s, v, n=n: share_kept(s, v, n), final, verdicts)
+        )
+        gains = {
+            str(n): _bootstrapped(partial(share_kept, n=n), final, verdicts)
             for n in (2, 4, 8)
             if n < verdicts.shape[1]
+        }
+        levels = zip(LEVELS, early, strict=True)
+        table[name] = {
+            "corr": {"judge": _bootstrapped(within, final, verdicts)},
+            "kept": gains,
+            "seen": {str(level): within(values, final) ** 2 for level, values in levels},
         }
     groups: dict[str, list[bool]] = {}
     for prompt, row in zip(prompts, verdicts, strict=True):
         groups.setdefault(_GROUPS.get(parse(prompt).kind, "hard"), []).extend(row > 0)
-    found["pass_rate"] = {group: share(hits) for group, hits in groups.items()}
-    return found
+    rates = {group: share(hits) for group, hits in groups.items()}
+    return {**by_field(table), "pass_rate": rates}
 
 
 def within(first: Scores, second: Scores) -> float:
@@ -229,9 +225,6 @@ def _bootstrapped(
 
 def _on_renders(pipe: Any, prompts: Sequence[str], seed: int, scenes: int) -> dict[str, Any]:
     """Return the autoencoder's `psnr`, and as `clip` how often the right caption wins."""
-    from fkdiff.zoo.measure import captions_told_apart
-    from fkdiff.zoo.sprites import Sprites, load_art
-
     x = 2 * real_pictures(prompts, seed) - 1
     with torch.inference_mode():
         error = (pipe.vae.decode(pipe.vae.encode(x).latents).sample.clamp(-1, 1) - x) / 2
@@ -240,9 +233,3 @@ def _on_renders(pipe: Any, prompts: Sequence[str], seed: int, scenes: int) -> di
         "psnr": float(-10 * error.square().mean((1, 2, 3)).log10().mean()),
         "clip": captions_told_apart(zoo.path("emoji-clip"), sprites, scenes),
     }
-
-
-def _eyes(eyes: Judge) -> float:
-    from fkdiff.zoo.labels import agreement as compared
-
-    return compared(eyes, zoo.path("emoji-judge"))["agreement"]

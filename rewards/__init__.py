@@ -61,41 +61,31 @@ __all__ = [
     "VQAScore",
 ]
 
-_HOMES = {
-    "AestheticPredictor": "aesthetic",
-    "Brightness": "pixels",
-    "Classifier": "classifier",
-    "Colourfulness": "pixels",
-    "Coverage": "rgba",
-    "EdgeSharpness": "rgba",
-    "EmojiVQA": "emoji_vqa",
-    "HPSv2": "hps",
-    "ImageReward": "image_reward",
-    "JPEGSize": "pixels",
-    "LogLikelihood": "language_model",
-    "Loudness": "audio",
-    "MotifPresence": "text_rules",
-    "OpenCLIP": "text_image",
-    "OverBackgrounds": "rgba",
-    "Pattern": "text_rules",
-    "PerFrame": "frames",
-    "Perplexity": "language_model",
-    "PickScore": "pick_score",
-    "ProteinProperty": "protein",
-    "Safety": "safety",
-    "Similarity": "text_networks",
-    "SpectralCentroid": "audio",
-    "SpectralFlatness": "audio",
-    "TextClassifier": "text_networks",
-    "TextLength": "text_rules",
-    "Uncropped": "rgba",
-    "VQAScore": "vqa",
+_NAMES = {
+    "aesthetic": "AestheticPredictor",
+    "audio": "Loudness SpectralCentroid SpectralFlatness",
+    "classifier": "Classifier",
+    "emoji_vqa": "EmojiVQA",
+    "frames": "PerFrame",
+    "hps": "HPSv2",
+    "image_reward": "ImageReward",
+    "language_model": "LogLikelihood Perplexity",
+    "pick_score": "PickScore",
+    "pixels": "Brightness Colourfulness JPEGSize",
+    "protein": "ProteinProperty",
+    "rgba": "Coverage EdgeSharpness OverBackgrounds Uncropped",
+    "safety": "Safety",
+    "text_image": "OpenCLIP",
+    "text_networks": "Similarity TextClassifier",
+    "text_rules": "MotifPresence Pattern TextLength",
+    "vqa": "VQAScore",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"fkdiff.rewards.{_HOMES[name]}"), name)
+    for module, names in _NAMES.items():
+        if name in names.split():
+            return getattr(import_module(f"fkdiff.rewards.{module}"), name)
     raise AttributeError(f"module 'fkdiff.rewards' has no attribute {name!r}")
 
 

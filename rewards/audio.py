@@ -22,11 +22,7 @@ class Loudness(Measure):
     $$ r(x) = 10 \log_{10} (\mathrm{mean}(x^2) + 10^{-12}) $$
 
     over time and channels. Not weighted by frequency. Natural units: mean 0 and sd 1, unless
-    stated.
-
-    Arguments:
-        mean: Stated mean of the values.
-        sd: Stated standard deviation of the values, positive.
+    stated. Settings are those of `Measure`.
 
     References:
         | AES standard method for digital audio engineering, AES17 (2020), full-scale level
@@ -52,11 +48,7 @@ class SpectralCentroid(Measure):
 
     with windows w of 1,024 samples (less if the sound is shorter) and bins k = 0, ..., K. In hertz
     it is `rate / 2 * SpectralCentroid()`. Silence has 0. Natural units: mean 0 and sd 1, unless
-    stated.
-
-    Arguments:
-        mean: Stated mean of the values.
-        sd: Stated standard deviation of the values, positive.
+    stated. Settings are those of `Measure`.
 
     References:
         | A large set of audio features for sound description (Peeters, 2004)
@@ -83,12 +75,8 @@ class SpectralFlatness(Measure):
 
     $$ r(x) = \frac{\exp(\mathrm{mean}_k \log Q_k)}{\mathrm{mean}_k Q_k} $$
 
-    with $Q_k = P_k + 10^{-12}$ and the spectrum P of `SpectralCentroid`; silence
-    has 1. Natural units: mean 0 and sd 1, unless stated.
-
-    Arguments:
-        mean: Stated mean of the values.
-        sd: Stated standard deviation of the values, positive.
+    with $Q_k = P_k + 10^{-12}$ and the spectrum P of `SpectralCentroid`; silence has 1. Natural
+    units: mean 0 and sd 1, unless stated. Settings are those of `Measure`.
 
     References:
         | Transform coding of audio signals using perceptual noise criteria (Johnston, 1988)

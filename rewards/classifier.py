@@ -48,7 +48,8 @@ class Classifier(Labelled):
     $$ r(x) = \log p(\text{label} \mid x) \le 0 $$
 
     With `Tilt(..., scale=1)` the target is the law of the images that carry the label. The prompt
-    isn't read. Natural constants: mean 0 and sd 1, unless stated.
+    isn't read. Natural constants: mean 0 and sd 1, unless stated. The other settings are those of
+    `ModelReward`.
 
     Arguments:
         model: Hub id or folder of an image classifier of transformers, or "torchvision:NAME" with
@@ -56,10 +57,6 @@ class Classifier(Labelled):
         label: Name of a label (case and underscores don't matter), or its number; None to read it
             off the end of `model`, written "MODEL:LABEL".
         checkpoint: For torchvision: a safetensors file of weights instead of the download.
-        device: Where to run, None for the device of the first images.
-        mean: Stated mean of the log-probability.
-        sd: Stated standard deviation of the log-probability, positive.
-        batch_size: Largest number of images scored at once.
 
     Raises:
         RewardError: If the model or the label is unknown; known when weights are loaded.

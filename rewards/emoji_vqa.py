@@ -28,13 +28,7 @@ class EmojiVQA(ModelReward):
     odds are scaled by kind of clause. q lies between the product of all and the least of them, so
     that right clauses don't make up for a wrong one. Numbers and places are soft, so that the
     gradient can move, remove and make objects. `mean` and `sd` are those of plain samples of
-    `emoji`.
-
-    Arguments:
-        device: Where to run, None for the device of the first images.
-        mean: Stated mean of the values.
-        sd: Stated standard deviation of the values, positive.
-        batch_size: Largest number of images scored at once.
+    `emoji`. Settings are those of `ModelReward`.
 
     Raises:
         RewardError: When called: a prompt isn't a caption as `fkdiff.zoo.scenes` writes them.

@@ -75,9 +75,8 @@ class PerFrame(OfPixels):
         return values.mean(dim=1) if self.over == "mean" else values.amin(dim=1)
 
     def __repr__(self) -> str:
-        told = {"over": (self.over, "mean"), "every": (self.every, 1)}
-        told |= {"mean": (self.mean, self.reward.mean), "sd": (self.sd, self.reward.sd)}
-        stated = [f"{key}={value!r}" for key, (value, usual) in told.items() if value != usual]
+        usual = {"over": "mean", "every": 1, "mean": self.reward.mean, "sd": self.reward.sd}
+        stated = [f"{k}={getattr(self, k)!r}" for k, v in usual.items() if getattr(self, k) != v]
         return f"PerFrame({', '.join([repr(self.reward), *stated])})"
 
 

@@ -22,15 +22,12 @@ class HPSv2(ModelReward):
 
     under a ViT-H-14 dual encoder tuned on preferences. Images are resized by their longest edge
     and padded with black, as the authors do. No mean and sd are published, so they are 0 and 1
-    unless stated; cosines lie close together, so `Tilt` then needs a large scale.
+    unless stated; cosines lie close together, so `Tilt` then needs a large scale. The other
+    settings are those of `ModelReward`.
 
     Arguments:
         checkpoint: A safetensors file, "hf-hub:owner/name/file.safetensors", or the authors' file
             (default), which torch reads as tensors alone.
-        device: Where to run, None for the device of the first images.
-        mean: Stated mean of the score.
-        sd: Stated standard deviation of the score, positive.
-        batch_size: Largest number of images scored at once.
 
     Raises:
         RewardError: If the checkpoint is a pickle other than the authors'.

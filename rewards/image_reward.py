@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fkdiff.rewards.affine_head import AffineHead
+from fkdiff.rewards.aesthetic import affine_head
 from fkdiff.rewards.model_reward import ModelReward
 from fkdiff.rewards.preprocess import ImageSettings, preprocess
 from fkdiff.rewards.weights import from_hub, loading, pretrained, read_tensors, refuse_pickle
@@ -40,17 +40,13 @@ class ImageReward(ModelReward):
 
     with BLIP's image encoder $f$, its text encoder $g$ that attends to the image, the first
     token's features and a head $h$ of layers 768-1024-128-64-16-1. The constants are the authors':
-    they bring the values to mean 0 and sd 1 on their data, which are thus the stated ones.
-    Values are unbounded.
+    they bring the values to mean 0 and sd 1 on their data, which are thus the stated ones. Values
+    are unbounded. The other settings are those of `ModelReward`.
 
     Arguments:
         checkpoint: A safetensors file, "hf-hub:owner/name/file.safetensors", or the authors' file
             (default), which torch reads as tensors alone.
         tokenizer: Hub id or folder of BERT's tokenizer.
-        device: Where to run, None for the device of the first images.
-        mean: Stated mean of the reward.
-        sd: Stated standard deviation of the reward, positive.
-        batch_size: Largest number of images scored at once.
 
     Raises:
         RewardError: If the checkpoint is a pickle other than the authors', or no ImageReward.
@@ -93,7 +89,7 @@ class _Ranker(nn.Module):
         super().__init__()
         self.vision = _vision(_part(tensors, "blip.visual_encoder."))
         self.text = _text(_part(tensors, "blip.text_encoder."))
-        self.head = AffineHead(_part(tensors, "mlp."), self.text.config.hidden_size)
+        self.head = affine_head(_part(tensors, "mlp."), self.text.config.hidden_size)
         self.tokenizer = tokenizer
         self.settings = ImageSettings(size=self.vision.config.image_size)
 
@@ -175,8 +171,7 @@ def _text(state: Mapping[str, Tensor]) -> Any:
 
 
 def _layers(state: Mapping[str, Tensor], prefix: str) -> int:
-    numbers = {n.removeprefix(prefix).split(".")[0] for n in state if n.startswith(prefix)}
-    return len(numbers)
+    return len({n.removeprefix(prefix).split(".")[0] for n in state if n.startswith(prefix)})
 
 
 def _filled(model: Any, state: Mapping[str, Tensor]) -> Any:

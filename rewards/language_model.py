@@ -23,16 +23,13 @@ class LogLikelihood(TextModelReward):
 
     The first for causal models (from the second token on where there is no start token), the
     second for masked ones, one pass for each token. Special tokens don't count; a text of no
-    tokens has -inf. Natural constants: mean 0 and sd 1, unless stated.
+    tokens has -inf. Natural constants: mean 0 and sd 1, unless stated. The other settings are
+    those of `ModelReward`.
 
     Arguments:
         model: Hub id or folder of a language model; its configuration says which kind it is.
         passes: For masked models: mask every `passes`-th token at once, which is cheaper and
             sees less context; None masks one at a time.
-        device: Where to run, None for the CPU.
-        mean: Stated mean.
-        sd: Stated standard deviation, positive.
-        batch_size: Largest number of texts (and of masked copies) scored at once.
 
     References:
         | Masked Language Model Scoring (Salazar et al., 2020), arXiv 1910.14659

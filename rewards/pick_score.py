@@ -22,15 +22,11 @@ class PickScore(ModelReward):
 
     with the learned temperature $s$ ($e^s$ is at most 100), so that a difference of two values is
     the log-odds of the preference. No mean and sd are published, so they are 0 and 1 unless
-    stated.
+    stated. The other settings are those of `ModelReward`.
 
     Arguments:
         model: Hub id or folder of a `CLIPModel`.
         processor: Hub id or folder of its image processor and tokenizer.
-        device: Where to run, None for the device of the first images.
-        mean: Stated mean of the score.
-        sd: Stated standard deviation of the score, positive.
-        batch_size: Largest number of images scored at once.
 
     References:
         | Pick-a-Pic: An Open Dataset of User Preferences for Text-to-Image Generation

@@ -22,9 +22,7 @@ class Brightness(Measure):
 
     $$ r(x) = \mathrm{mean}_{pixels}(0.299\, R + 0.587\, G + 0.114\, B) $$
 
-    Arguments:
-        mean: Stated mean of the values.
-        sd: Stated standard deviation of the values, positive.
+    Settings are those of `Measure`.
 
     References:
         | Studio encoding parameters of digital television (Recommendation ITU-R BT.601)
@@ -52,9 +50,7 @@ class Colourfulness(Measure):
 
     $$ r(x) = \sqrt{\sigma_a^2 + \sigma_b^2} + 0.3 \sqrt{\mu_a^2 + \mu_b^2} $$
 
-    Arguments:
-        mean: Stated mean of the values.
-        sd: Stated standard deviation of the values, positive.
+    Settings are those of `Measure`.
 
     References:
         | Measuring colourfulness in natural images (Hasler & Suesstrunk, 2003)

@@ -21,9 +21,7 @@ class Coverage(Measure):
 
     $$ r(x) = \mathrm{mean}_{pixels}\, \alpha $$
 
-    Arguments:
-        mean: Stated mean of the values.
-        sd: Stated standard deviation of the values, positive.
+    Settings are those of `Measure`.
 
     Example:
         >>> Coverage()(torch.full((1, 4, 8, 8), 0.25))
@@ -44,9 +42,7 @@ class EdgeSharpness(Measure):
 
     $$ r(x) = \sum |\nabla \alpha|^2 \Big/ \sum |\nabla \alpha| $$
 
-    Arguments:
-        mean: Stated mean of the values.
-        sd: Stated standard deviation of the values, positive.
+    Settings are those of `Measure`.
 
     Example:
         >>> ramp = torch.tensor([0, 0, 0.25, 0.5, 0.75, 1, 1]).expand(1, 4, 7, 7)

@@ -21,13 +21,10 @@ class Safety(ModelReward):
     With `Tilt(..., scale=1)` the target is the law of the images that are safe. The classifier
     reads Pillow images, which it compresses as JPEG first, so this isn't differentiable. It knows
     pornography, no other harm; its authors call p below 0.2 safe and above 0.8 unsafe. Natural
-    constants: mean 0 and sd 1, unless stated.
+    constants: mean 0 and sd 1, unless stated. The other settings are those of `ModelReward`.
 
     Arguments:
         device: Ignored: ONNX Runtime runs on the CPU here.
-        mean: Stated mean of the log-probability.
-        sd: Stated standard deviation of the log-probability, positive.
-        batch_size: Largest number of images scored at once.
 
     Raises:
         RewardError: If the extra isn't installed; known when the model is loaded.

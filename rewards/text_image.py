@@ -68,7 +68,8 @@ class OpenCLIP(ModelReward):
         return OpenCLIP(self.model, **stated, batch_size=self.batch_size)
 
     def __repr__(self) -> str:
-        stated = [f"{k}={_plain(v)!r}" for k, v in self._stated.items() if v is not None]
+        given = {k: str(v) if k == "device" and v else v for k, v in self._stated.items()}
+        stated = [f"{k}={v!r}" for k, v in given.items() if v is not None]
         if self.batch_size != 32:
             stated.append(f"batch_size={self.batch_size}")
         return f"OpenCLIP({', '.join([repr(self.model), *stated])})"
@@ -82,7 +83,3 @@ def emoji_clip() -> OpenCLIP:
         OpenCLIP('emoji-clip')
     """
     return OpenCLIP("emoji-clip")
-
-
-def _plain(value: object) -> object:
-    return str(value) if isinstance(value, torch.device) else value

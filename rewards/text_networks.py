@@ -19,16 +19,12 @@ class TextClassifier(Labelled, TextModelReward):  # pyright: ignore[reportIncomp
     r"""Log-probability that a text is what a label says, $\log p(\text{label} \mid x) \le 0$.
 
     With `Tilt(..., scale=1)` the target is the law of the texts that carry the label. Natural
-    constants: mean 0 and sd 1, unless stated.
+    constants: mean 0 and sd 1, unless stated. The other settings are those of `ModelReward`.
 
     Arguments:
         model: Hub id or folder of a sequence classifier of transformers.
         label: Name of a label (case and underscores don't matter), or its number; None to read it
             off the end of `model`, written "MODEL:LABEL".
-        device: Where to run, None for the CPU.
-        mean: Stated mean.
-        sd: Stated standard deviation, positive.
-        batch_size: Largest number of texts scored at once.
 
     Raises:
         RewardError: If model or label is unknown; known when weights are loaded.
@@ -59,16 +55,13 @@ class TextClassifier(Labelled, TextModelReward):  # pyright: ignore[reportIncomp
 class Similarity(TextModelReward):
     r"""Cosine of a text's embedding with that of a reference, in [-1, 1].
 
-    Embeddings are the mean of an encoder's last states over the text's tokens, as in the
-    sentence encoders of transformers. Natural constants: mean 0 and sd 1, unless stated.
+    Embeddings are the mean of an encoder's last states over the text's tokens, as in the sentence
+    encoders of transformers. Natural constants: mean 0 and sd 1, unless stated. The other settings
+    are those of `ModelReward`.
 
     Arguments:
         model: Hub id or folder of an encoder of transformers.
         reference: Text to be near to; None compares with each row's prompt.
-        device: Where to run, None for the CPU.
-        mean: Stated mean.
-        sd: Stated standard deviation, positive.
-        batch_size: Largest number of texts scored at once.
 
     References:
         | Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks

@@ -24,16 +24,13 @@ class VQAScore(ModelReward):
 
     of the first answered token, over the whole vocabulary. Reads compositions better than dual
     encoders do, and costs more. Not differentiable: each model prepares images its own way, from
-    Pillow images. The constants are 0 and 1 unless stated: they depend on the model.
+    Pillow images. The constants are 0 and 1 unless stated: they depend on the model. The other
+    settings are those of `ModelReward`.
 
     Arguments:
         model: Hub id or folder of any image-text-to-text model of transformers.
         question: What is asked; "{prompt}" stands for the prompt.
         answer: The answer whose probability is taken: a single token.
-        device: Where to run, None for the device of the first images.
-        mean: Stated mean of the probability.
-        sd: Stated standard deviation of the probability, positive.
-        batch_size: Largest number of images scored at once.
 
     Raises:
         RewardError: If the question has no place for the prompt, or the answer is several tokens.

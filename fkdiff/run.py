@@ -1,6 +1,6 @@
 """One steered run: reweight, resample and keep the books, once per transition."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -13,12 +13,13 @@ from fkdiff.processes.shards import Shards
 from fkdiff.processes.streams import Seed, prompt_generators
 from fkdiff.result import Result, Trace
 from fkdiff.smc import Cloud, Resample
-from fkdiff.terms.consistency import check_first
+from fkdiff.terms.consistency import check_first, rewards_of
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.repair import repair_ess, warn_of_repair
 from fkdiff.terms.reward import Reward
 from fkdiff.terms.step import Step
 from fkdiff.terms.term import State, Term
+from fkdiff.terms.trial import StandIn, check_agreed, stand_in_of, try_rewards
 
 __all__ = ["SELECTS", "Run", "Watch"]
 
@@ -80,6 +81,7 @@ class Run:
     _latents: Tensor | None = None
     _rewards: dict[str, Tensor] = field(default_factory=dict)
     _samples: Tensor | None = None
+    _untried: list[Reward] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         shape = (len(self.prompts), self.particles)
@@ -114,6 +116,40 @@ class Run:
             self.resamples and self.resample is not None and self.resample.may_fire(index, total)
         )
 
+    def try_rewards(
+        self,
+        stand_in: Callable[[str], StandIn | None],
+        context: Mapping[str, Sequence[Any]] | None = None,
+    ) -> None:
+        """Try every reward and monitor before anything is drawn.
+
+        Those that can't be tried yet, for want of the samples' very shape, are tried at the first
+        transition. `Cost.seconds` has the time as `trial`; the calls aren't counted.
+
+        Arguments:
+            stand_in: Two samples for what a reward reads, None where none can be made up.
+            context: Their context; by default the prompts.
+
+        Raises:
+            TrialError: If a reward can't score them.
+        """
+        self._untried = self._try([*rewards_of(self.terms), *self.monitor], stand_in, context)
+
+    def _try(
+        self,
+        rewards: Sequence[Reward],
+        stand_in: Callable[[str], StandIn | None],
+        context: Mapping[str, Sequence[Any]] | None = None,
+    ) -> list[Reward]:
+        """Try rewards; returns those that have to be tried again."""
+        if not rewards:
+            return []
+        context = context or {"prompts": [self.prompts[0], self.prompts[-1]]}
+        with self.cost.time("trial"):
+            trials = try_rewards(rewards, stand_in, context)
+        check_agreed(trials, self.shards)
+        return [t.reward for t in trials if t.values is None and not t.exact]
+
     def transition(self, step: Step) -> Tensor | None:
         """Reweight by the correction and the change of the log-twists, then resample.
 
@@ -122,6 +158,9 @@ class Run:
         """
         if step.index == 0:
             check_first(self.terms, step)
+        if self._untried:
+            untried, self._untried = self._untried, []
+            self._try(untried, lambda inputs: stand_in_of(step, inputs))
         self._last = step
         before = list(self._twists)
         increments = [] if step.correction is None else [step.correction]

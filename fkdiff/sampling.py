@@ -31,6 +31,7 @@ from fkdiff.terms.pool import Source, exponent_sum
 from fkdiff.terms.reward import Reward
 from fkdiff.terms.step import Expert, Step
 from fkdiff.terms.term import Term
+from fkdiff.terms.trial import StandIn, made_up
 
 __all__ = ["Denoiser", "energy_score", "sample"]
 
@@ -126,6 +127,8 @@ def sample(
         run.cost,
     )
     with run.cost.time("total"), torch.no_grad(), shards.watched():
+        noise = made_up("latents", *shape, device=device).to(dtype)
+        run.try_rewards(lambda inputs: StandIn(loop.decode(noise, inputs)))
         loop(dtype, torch.device(device))
     settings = {
         "loop": "sample",

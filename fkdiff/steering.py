@@ -7,7 +7,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.distributed import ProcessGroup
 
@@ -21,7 +20,7 @@ from fkdiff.taps import PipelineTap, TapError
 from fkdiff.taps.arguments import Expanded, expand
 from fkdiff.taps.exclusive import sole_use
 from fkdiff.taps.families import check_family
-from fkdiff.taps.results import fields, share_rows
+from fkdiff.taps.results import all_pictures, share_rows
 from fkdiff.taps.seeds import Seeds
 from fkdiff.taps.snapshots import Keeper, Snapshots, held
 from fkdiff.taps.token_arguments import expand_tokens
@@ -228,6 +227,8 @@ class Steered:
         run = self._run(expanded, seed, shards)
         tap = self._tap(expanded, run, seeds.streams(seed, *shape))
         check_read(self.pipe, tap, self._rewards)
+        with torch.no_grad(), shards.watched():
+            run.try_rewards(tap.stand_in)
         try:
             with run.cost.time("total"), held(self.keep, shards.rank), shards.watched():
                 if isinstance(tap, PipelineTap) and self.keep is not None:
@@ -249,7 +250,7 @@ class Steered:
             if self.partial is not None and seeds.own is not None:
                 self.partial.seed = None  # no number draws what the user's generators drew
         if self.partial is not None and self.partial.samples is None and self.select == "all":
-            self.partial.samples = _pictures(output, run)
+            self.partial.samples = all_pictures(output, run.selected)
         if name is not None:
             return output.get(name), self.partial
         output.steering = self.partial
@@ -328,17 +329,3 @@ def _plain(value: Any) -> bool:
     if isinstance(value, list):
         return all(_plain(v) for v in value)
     return value is None or isinstance(value, str | int | float | bool)
-
-
-def _pictures(output: Any, run: Run) -> torch.Tensor | None:
-    """All particles as pixels (P, K, 3 | 4, h, w) in slot order, from the output."""
-    images = fields(output).get("images")
-    if isinstance(images, list):
-        images = np.stack([np.asarray(image) for image in images]) / np.float32(255)
-    if isinstance(images, np.ndarray):
-        images = torch.from_numpy(images).movedim(-1, 1)
-    if images is None or images.ndim != 4 or images.shape[1] not in (3, 4) or run.selected is None:
-        return None
-    prompts, particles = run.selected.shape
-    images = images.reshape(prompts, particles, *images.shape[1:])
-    return torch.stack([x[s.argsort()] for x, s in zip(images, run.selected, strict=True)])

@@ -307,6 +307,23 @@ def failing(pixels: Any) -> Any:
 failing.calls = 0
 
 
+def by_rank(samples: Any) -> Any:
+    return samples.flatten(1).mean(1) + 0.01 * dist.get_rank()
+
+
+def ranked(inputs: str, monitored: bool = False, tiny: str = "sd") -> Callable[[Any], Drawn]:
+    """A run with a reward that depends on the process which scores."""
+    reward = as_reward(by_rank, inputs=inputs)
+    monitor = [reward + bright(inputs)] if monitored else []
+    terms = [] if monitored else [Tilt(reward, 400.0)]
+    return drawn(tiny, *terms, particles=4, monitor=monitor)
+
+
+def ranked_sample(group: Any) -> Any:
+    path, tilt = Grid.vp(4, prediction="score"), Tilt(as_reward(by_rank, inputs="latents"))
+    return sample(lambda x, a, s: -x, path, tilt, shape=(2,), particles=4, seed=0, group=group)
+
+
 def own_seed(group: Any) -> Drawn:
     return drawn("sd", FAST, particles=4, seed=dist.get_rank())(group)
 
@@ -331,6 +348,11 @@ REFUSALS: dict[str, Callable[[Any], Drawn]] = {
     "raises": drawn("sd", Tilt(as_reward(failing), 400.0), particles=4),
     "raises at the end": in_the_tail,
     "goes on after": drawn("sd", particles=2),
+    "a reward by rank": ranked("pixels"),
+    "a monitor by rank": ranked("pixels", monitored=True),
+    "a reward of latents by rank": ranked("latents"),
+    "a reward of sounds by rank": ranked("audio", tiny="stable_audio"),
+    "a reward by rank in sample": ranked_sample,
     "few particles": drawn("sd", FAST, particles=1),
     "large micro-batch": drawn("sd", FAST, particles=4, micro_batch=8, call={"prompt": ["a"] * 2}),
     "a mask": drawn("sd_inpaint", FAST, particles=4),

@@ -82,6 +82,16 @@ REFUSED = {
     "another call": "the call must be the same on all processes of the group",
     "no group": "TypeError: group must be a process group that this process belongs to",
     "goes on after": "nothing was refused",
+    **dict.fromkeys(
+        (
+            "a reward by rank",
+            "a monitor by rank",
+            "a reward of latents by rank",
+            "a reward of sounds by rank",
+            "a reward by rank in sample",
+        ),
+        "TrialError: reward 'by_rank' must give the same value on every process of the group",
+    ),
 }
 
 

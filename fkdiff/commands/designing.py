@@ -58,12 +58,16 @@ def run(asked: Request) -> None:
     Raises:
         Stop: If it is refused (nothing is written) or interrupted.
     """
+    from fkdiff.terms.trial import TrialError
+
     job = _prepared(asked)
     try:
         result = _drawn(job, _terms(job), asked.particles, "designs")
         compared = _compared(job, result) if asked.compare else {}
     except KeyboardInterrupt:
         raise Stop("interrupted; nothing had been written yet", code=130) from None
+    except TrialError as error:
+        raise refused(f"--reward: {error}") from None
     _write(job, result, compared)
 
 

@@ -260,6 +260,7 @@ def _steered(job: _Job) -> "Result":
     from fkdiff.smc import WeightsError
     from fkdiff.terms.memory import ran_out
     from fkdiff.terms.reward import RewardError
+    from fkdiff.terms.trial import TrialError
 
     job.steered.sources.update(sources_of(job.request))
     try:
@@ -267,6 +268,8 @@ def _steered(job: _Job) -> "Result":
             return job.steered(**job.call).steering
     except (PeerError, WeightsError) as error:
         raise failed(f"{error}{_kept(job)}") from None
+    except TrialError as error:
+        raise refused(error) from None
     except RewardError as error:
         if error.__cause__ is not None:  # the reward's own code failed: show its author where
             traceback.print_exception(error.__cause__, file=sys.stderr)

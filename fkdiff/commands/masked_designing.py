@@ -52,6 +52,8 @@ def run(asked: MaskedRequest) -> None:
     Raises:
         Stop: If it is refused (nothing is written) or interrupted.
     """
+    from fkdiff.terms.trial import TrialError
+
     job = _prepared(asked)
     try:
         result = _drawn(job, asked.particles if job.reward is not None else 1, "texts")
@@ -60,6 +62,8 @@ def run(asked: MaskedRequest) -> None:
             plain = _drawn(job, 1, "plain, to compare")
     except KeyboardInterrupt:
         raise Stop("interrupted; nothing had been written yet", code=130) from None
+    except TrialError as error:
+        raise refused(f"--reward: {error}") from None
     _write(job, result, plain)
 
 

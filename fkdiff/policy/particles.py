@@ -26,6 +26,7 @@ from fkdiff.terms.consistency import as_terms, check_needs
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.step import Step
 from fkdiff.terms.term import Term, law_of
+from fkdiff.terms.trial import StandIn, made_up
 
 __all__ = ["SteeredDecision", "SteeredPolicy"]
 
@@ -132,11 +133,12 @@ class SteeredPolicy:
         rows = observation.repeat_interleave(self.particles, 0)
         generators = [g for env in ids for g in self._streams(env)]
         plan = self.sampler.warm_plan if warm else self.sampler.cold_plan
-        x = self._begin(ids, plan, executed, generators) if warm else None
-        if x is None:
-            x = randn_rows(rows.new_zeros(len(rows), *self.sampler.shape), generators)
+        loop = _Loop(self.sampler, plan, run, rows, generators, self.sampler.micro_batch)
         with run.cost.time("total"):
-            loop = _Loop(self.sampler, plan, run, rows, generators, self.sampler.micro_batch)
+            run.try_rewards(loop.stand_in, {"observations": [rows[0], rows[-1]]})
+            x = self._begin(ids, plan, executed, generators) if warm else None
+            if x is None:
+                x = randn_rows(rows.new_zeros(len(rows), *self.sampler.shape), generators)
             loop(x)
         self.sampler.micro_batch = loop.micro_batch  # what fits, for the decisions to come
         targets = [law_of(term) for term in self.terms] or ["law of the chain"]
@@ -190,6 +192,11 @@ class _Loop:
                 "wrap the function: as_reward(fn, inputs='actions')"
             )
         return self.sampler.executed_units(latents)
+
+    def stand_in(self, inputs: str) -> StandIn:
+        """Two chunks of noise as rewards read them."""
+        noise = made_up("latents", *self.sampler.shape, device=self.observation.device)
+        return StandIn(self.decode(noise.to(self.observation.dtype), inputs))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run the plan from noisy chunks (N, H, D)."""

@@ -122,12 +122,12 @@ class Shards:
         said = torch.tensor([number], dtype=torch.float64)
         return float(self.peers.numbers(said)[:, 0].sum())
 
-    def told(self, text: str) -> list[str]:
-        """A short text of every process."""
+    def told(self, text: str, size: int = 128) -> list[str]:
+        """A text of every process, of at most `size` bytes."""
         if self.peers is None:
             return [text]
         self.peers.check()
-        return self.peers.texts(text)
+        return self.peers.texts(text, size)
 
     def meet(self) -> None:
         """Wait until every process is here."""

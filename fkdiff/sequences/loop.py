@@ -20,6 +20,7 @@ from fkdiff.terms.clock import progress_of
 from fkdiff.terms.cost import Cost
 from fkdiff.terms.memory import in_parts
 from fkdiff.terms.step import Step
+from fkdiff.terms.trial import StandIn
 
 __all__ = ["SequenceLoop", "drawn_letters"]
 
@@ -67,6 +68,14 @@ class SequenceLoop:
             f"rewards must read simplex, tokens or text (with an alphabet), got {inputs!r}; "
             f"wrap the function: as_reward(fn, inputs='text')"
         )
+
+    def stand_in(self, inputs: str) -> StandIn:
+        """Two made-up sequences of the lengths that are drawn."""
+        generator = torch.Generator().manual_seed(0)
+        mask, letters = self.mask[[0, -1]], self.path.categories
+        tokens = torch.randint(letters, mask.shape, generator=generator)
+        points = one_hot(torch.where(mask.cpu(), tokens, -1), letters)
+        return StandIn(self.decode(points.to(self.mask.device), inputs))
 
     def __call__(
         self, steps: int, seed: Seed, bar: Callable[[Iterable[Any]], Iterable[Any]]

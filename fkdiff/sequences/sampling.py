@@ -105,6 +105,7 @@ def sample_sequences(
         run=run,
     )
     with run.cost.time("total"), torch.no_grad():
+        run.try_rewards(loop.stand_in)
         loop(steps, run.seed, bar)
     settings = {
         "loop": "sample_sequences",

@@ -39,6 +39,7 @@ from fkdiff.taps.scheduler import Call, path_between, permute_call, tapped_sched
 from fkdiff.taps.shadowing import own_ranking_off, watched_progress
 from fkdiff.taps.snapshots import Keeper
 from fkdiff.taps.sources import Sources
+from fkdiff.taps.stand_ins import stand_in_of_call
 from fkdiff.taps.timesteps import Pair, transitions_ahead
 from fkdiff.taps.walks import continued
 from fkdiff.terms.clock import progress_of
@@ -46,6 +47,7 @@ from fkdiff.terms.cost import Cost
 from fkdiff.terms.regions import regions_of
 from fkdiff.terms.step import Expert, Step
 from fkdiff.terms.term import Term
+from fkdiff.terms.trial import StandIn
 
 __all__ = ["PipelineTap", "TapError"]
 
@@ -197,6 +199,10 @@ class PipelineTap:
         """Latents (n, *) as a reward reads them; see `Samples.decode`."""
         return self._samples.decode(latents, inputs, rows)
 
+    def stand_in(self, inputs: str) -> StandIn | None:
+        """Two made-up samples of what the call yields; see `stand_in_of_call`."""
+        return stand_in_of_call(self.pipe, self.expanded.arguments, inputs)
+
     def _before(self, scheduler: Any, arguments: dict[str, Any], pair: Pair | None) -> None:
         skipping = self.keeper is not None and self.keeper.skipping
         if self.moves is not None and not skipping:
@@ -289,7 +295,6 @@ class PipelineTap:
 
     def _step(self, call: Call, opening: _Opening) -> Step:
         first, rows, log_w = opening.call, self._rows, self.engine.log_w
-        texts = [p for p in self.expanded.prompts for _ in range(self.particles)]
         correction = self.own.take_correction()
         return Step(
             index=self.index,
@@ -299,7 +304,7 @@ class PipelineTap:
             path=path_between(first.pair, call.next_pair),
             prompts=self.shards.prompts,
             particles=self.shards.particles,
-            context={"prompts": texts},
+            context={"prompts": [p for p in self.expanded.prompts for _ in range(self.particles)]},
             log_w=log_w,
             may_resample=self.engine.may_resample(self.index, call.transitions),
             parents=torch.arange(log_w.numel()) if self.parents is None else self.parents,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fkdiff.processes.shards import Shards
 
-__all__ = ["cut_pictures", "fields", "first_field", "share_rows"]
+__all__ = ["all_pictures", "cut_pictures", "fields", "first_field", "share_rows"]
 
 # A modular pipeline's state also holds embeddings and timesteps, which are nobody's samples.
 _SAMPLES = ("images", "videos", "frames", "audios", "latents")
@@ -104,6 +104,24 @@ def cut_pictures(output: Any, cut: Callable[[Tensor, Tensor], Tensor]) -> None:
         output.values["images"] = made
     else:
         output["images"] = made
+
+
+def all_pictures(output: Any, selected: Tensor | None) -> Tensor | None:
+    """All particles as pixels (P, K, 3 | 4, h, w) in the slots' order; None for no pictures.
+
+    Arguments:
+        output: What a pipeline returned, every particle of it.
+        selected: Slots in the order returned, (P, K).
+    """
+    images = fields(output).get("images")
+    if isinstance(images, list):
+        images = np.stack([np.asarray(image) for image in images]) / np.float32(255)
+    if isinstance(images, np.ndarray):
+        images = torch.from_numpy(images).movedim(-1, 1)
+    if images is None or images.ndim != 4 or images.shape[1] not in (3, 4) or selected is None:
+        return None
+    images = images.reshape(*selected.shape, *images.shape[1:])
+    return torch.stack([x[s.argsort()] for x, s in zip(images, selected, strict=True)])
 
 
 def _pixels(images: Any) -> Tensor | None:

@@ -28,6 +28,7 @@ from fkdiff.terms.cost import Cost
 from fkdiff.terms.draws import Draw
 from fkdiff.terms.memory import within_memory
 from fkdiff.terms.token_step import token_step
+from fkdiff.terms.trial import StandIn
 
 __all__ = ["TokenTap"]
 
@@ -107,7 +108,21 @@ class TokenTap:
             return latents
         with self.cost.time("decode"):
             self.cost.decodes += len(latents)
-            return self._decoder.batch_decode(self._trimmed(latents), skip_special_tokens=True)
+            return self._texts(latents)
+
+    def stand_in(self, inputs: str) -> StandIn:
+        """Two made-up rows of tokens, or their texts."""
+        generator = torch.Generator().manual_seed(0)
+        call, config = self.expanded.arguments, self.pipe.model.config
+        if hasattr(config, "get_text_config"):
+            config = config.get_text_config(decoder=True)
+        most = getattr(config, "vocab_size", None) or 1 + int(call["input_ids"].max())
+        tokens = torch.randint(most, (2, call["gen_length"]), generator=generator)
+        tokens = tokens.to(self.pipe.device)
+        return StandIn(self._texts(tokens) if inputs == "text" else tokens, exact=False)
+
+    def _texts(self, tokens: Tensor) -> list[str]:
+        return self._decoder.batch_decode(self._trimmed(tokens), skip_special_tokens=True)
 
     def _trimmed(self, tokens: Tensor) -> list[Tensor]:
         """Rows up to their first end-of-sequence token, as the pipelines decode them."""

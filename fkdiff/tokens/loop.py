@@ -24,6 +24,7 @@ from fkdiff.terms.pool import Source, exponent_sum
 from fkdiff.terms.step import Expert, Step
 from fkdiff.terms.term import Term
 from fkdiff.terms.token_step import token_step
+from fkdiff.terms.trial import StandIn
 from fkdiff.tokens.evaluations import Evaluations
 
 __all__ = ["Path", "TokenLoop"]
@@ -76,6 +77,12 @@ class TokenLoop:
             f"rewards must read tokens, or text where sample_tokens is given text=, got "
             f"{inputs!r}; wrap the function: as_reward(fn, inputs='tokens')"
         )
+
+    def stand_in(self, inputs: str) -> StandIn:
+        """Two rows of the template, filled with a token; which are valid the network tells."""
+        fill = 1 if getattr(self.path, "mask", None) == 0 else 0
+        rows = self.template[[0, -1]]
+        return StandIn(self.decode(torch.where(rows < 0, fill, rows), inputs), exact=False)
 
     def __call__(self, bar: Callable[[Iterable[Any]], Iterable[Any]]) -> None:
         """Run all transitions."""

@@ -103,6 +103,7 @@ def sample_tokens(
         evaluations=Evaluations(named, micro_batch, run.cost, isinstance(path, MaskedPath)),
     )
     with run.cost.time("total"), torch.no_grad():
+        run.try_rewards(loop.stand_in)
         if corrector is not None and corrector.rate == "pilot":
             loop.masses = _pilot(named, path, terms, template, guidance, loop)
         loop(bar)

@@ -95,9 +95,24 @@ def test_keeps_what_was_made_when_it_fails(fkdiff, here, model, reward):
 
 
 def test_names_a_reward_of_the_wrong_shape(fkdiff, here, model):
-    words = ["--reward", "mine.py:pair", "--window", "0,1", *SMALL]
+    words, before = ["--reward", "mine.py:pair", "--window", "0,1", *SMALL], list(here.iterdir())
     code, _, error = fkdiff("generate", "a cat", "--model", model, *words)
-    assert code == 1 and "pair" in error and "step 1 of 3" in error
+    assert code == 2 and "'pair'" in error and "got shape (2, 2)" in error
+    assert list(here.iterdir()) == before
+
+
+@pytest.mark.parametrize("option", ["--reward", "--monitor"])
+def test_a_reward_of_pil_images_is_refused_with_the_remedy(fkdiff, here, model, option):
+    """Tried before anything is drawn: nothing is written, not even a folder."""
+    code = "def grey(images):\n    return [i.convert('L').getpixel((0, 0)) for i in images]\n"
+    (here / "pil.py").write_text(code)
+    before = sorted(here.iterdir())
+    other = {"--reward": [], "--monitor": ["--reward", "mine.py:bright"]}[option]
+    for more in ((), ("--plain",), ("--save-every", 1)):
+        words = (*other, option, "pil.py:grey", *SMALL, *more, "--out", "new")
+        code, _, error = fkdiff("generate", "a cat", "--model", model, *words)
+        assert code == 2 and "'grey'" in error and 'inputs="pil"' in error
+        assert "(2, 3, 32, 32)" in error and sorted(here.iterdir()) == before
 
 
 def test_shows_where_the_code_of_a_reward_failed(fkdiff, here, model):

@@ -29,7 +29,7 @@ def score(pixels):
     with open("calls", "a") as file:
         file.write("x")
     values = 50 * pixels.mean((1, 2, 3))
-    if len(Path("calls").read_text()) == 3:
+    if len(Path("calls").read_text()) == 4:  # the trial before the run is one of them
         {fault}
     return values
 """
@@ -107,7 +107,7 @@ def same(one, other):
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_run_goes_on_once_its_reward_is_mended(generate, fkdiff, here, whole, fault):
     line, code, told = FAULTS[fault]
-    lasting = BREAKS.replace("== 3", ">= 3") if fault == "memory" else BREAKS
+    lasting = BREAKS.replace("== 4", ">= 4") if fault == "memory" else BREAKS
     reward = lasting.format(fault=line)
     start = time.monotonic()
     limit = ("--reward-timeout", 1) if fault == "hangs" else ()
@@ -170,7 +170,7 @@ def test_a_kill_while_a_file_is_written_harms_none(generate, fkdiff, here, whole
 
 
 def test_plain_pictures_go_on_too(generate, fkdiff, here, monkeypatch):
-    reward = BREAKS.format(fault="raise KeyboardInterrupt").replace("== 3", "== 5")
+    reward = BREAKS.format(fault="raise KeyboardInterrupt").replace("== 4", "== 6")
     code, _, error = generate(reward, "run", "--plain")
     assert code == 130 and "the steered pictures are in run/report.html; go on with" in error
     assert {path.name for path in (here / "run").glob("*.safetensors")} == {
@@ -223,11 +223,11 @@ def test_prompts_of_a_file_go_on_within_a_line(fkdiff, here, model):
         return fkdiff("generate", "--prompts", "list.txt", *common, "--out", out)
 
     assert run(WHOLE, "whole")[0] == 0
-    late = BREAKS.replace("== 3", "== 7").format(fault="raise RuntimeError")
+    late = BREAKS.replace("== 4", "== 8").format(fault="raise RuntimeError")
     assert run(late, "runs")[0] == 1
     (here / "calls").unlink()
     assert run(BREAKS.format(fault="pass"), "runs")[0] == 0
-    assert (here / "calls").read_text() == "xx"  # the third and the fourth step alone
+    assert (here / "calls").read_text() == "xxx"  # the trial, the third and the fourth step
     for name in ("00000-a-cat", "00001-a-dog"):
         assert same(here / "whole" / name, here / "runs" / name)
     assert not list(here.rglob("snapshot*"))

@@ -126,6 +126,8 @@ def assert_put_back(name, error, raised):
     kinds = [type(tiny.pipe.scheduler), type(network(tiny.pipe))]
 
     def failing(samples):
+        if type(network(tiny.pipe)) is kinds[1]:  # the trial, before anything is changed
+            return torch.zeros(len(samples))
         raise error
 
     term = Tilt(as_reward(failing, inputs=tiny.inputs), scale=1)

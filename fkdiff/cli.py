@@ -66,6 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else arguments
     with warnings.catch_warnings():
+        # Its own are lines of its output, whatever Python was asked to do with warnings.
+        warnings.filterwarnings("default", module=r"fkdiff\b")
         warnings.showwarning = partial(_note, usual=warnings.showwarning)
         return _run(words)
 

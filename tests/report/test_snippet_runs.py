@@ -62,6 +62,7 @@ def high(latents):
 
 
 @pytest.mark.parametrize("prompts", [2, ["a", "b"]])
+@pytest.mark.filterwarnings("ignore:Correct")
 def test_sample(tmp_path, prompts):
     denoisers = {"cond": towards(1.0), "uncond": towards(0.0), "other": towards(-1.0)}
     path = Grid.vp(6, prediction="score")

@@ -177,5 +177,17 @@ def test_an_error_gives_the_pipeline_back(sd):
     drawn(sd)
 
 
-def test_names():
-    assert shared("sd").pipe.__class__ is StableDiffusionPipeline
+def test_classes_keep_their_names_while_they_are_replaced(sd):
+    """Pipelines are told, saved and looked up by the names of their parts' classes."""
+
+    def kinds():
+        return [type(part) for part in (sd.pipe, sd.pipe.unet, sd.pipe.scheduler)]
+
+    stock, seen = kinds(), []
+    drawn(sd, lambda step, trace: seen.append(kinds()))
+    assert seen
+    for replaced in seen:
+        assert [kind.__name__ for kind in replaced] == [kind.__name__ for kind in stock]
+        for kind, base in zip(replaced, stock, strict=True):
+            assert issubclass(kind, base) and kind is not base
+    assert kinds() == stock

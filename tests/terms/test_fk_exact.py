@@ -7,6 +7,7 @@ times the weighted means of x and x^2, over Z. Prompts are the independent repet
 
 import functools
 import zlib
+from contextlib import nullcontext
 from typing import get_args
 
 import pytest
@@ -15,6 +16,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from fkdiff import Tilt
 from fkdiff.smc import Resample
+from fkdiff.terms import RepairWarning
 from fkdiff.terms.fk_steering import Potential
 from tests.analytic import (
     CHAINS,
@@ -114,7 +116,9 @@ def test_every_potential_and_schedule_has_one_target(potential, schedule, seed):
         reward(0.8, 0.0), potential=potential, schedule=SCHEDULES[schedule], adaptive_ess=0.99
     )
     resample = Resample(ess=0.95, window=(0.2, 0.9))
-    result = run("flow_replaced", MIXTURE, tilt, resample=resample, stochastic=True, seed=seed)
+    steep = (potential, schedule) == ("sum", "whole")  # one cloud of 250 is left with one particle
+    with pytest.warns(RepairWarning) if steep else nullcontext():
+        result = run("flow_replaced", MIXTURE, tilt, resample=resample, stochastic=True, seed=seed)
     assert resampled(result) == (potential != "none")
     assert_law(result, exact("flow_replaced", True, 0.8, 0.0))
 

@@ -1,6 +1,7 @@
 """Steered masked and uniform chains against laws with all outcomes enumerated."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from fkdiff import (
 from fkdiff.bench.discrete_correctors import CASES, Q1
 from fkdiff.bench.token_laws import TokenLaw
 from fkdiff.processes.tokens import TokenStep
+from fkdiff.terms import RepairWarning
 from fkdiff.terms.discrete_correctors import pool_law
 from fkdiff.terms.pool import Expert
 
@@ -91,10 +93,11 @@ def z_of_log_z(result, total):
     ids=["plain", "max", "remasked"],
 )
 def test_steered_law_is_the_chains_tilted_law(path, tilt):
-    result = sample_tokens(
-        LAW.denoiser, path, Tilt(REWARD, **tilt), template=template(800), particles=6,
-        resample=ALWAYS, seed=1,
-    )  # fmt: skip
+    with pytest.warns(RepairWarning) if tilt.get("potential") == "max" else nullcontext():
+        result = sample_tokens(
+            LAW.denoiser, path, Tilt(REWARD, **tilt), template=template(800), particles=6,
+            resample=ALWAYS, seed=1,
+        )  # fmt: skip
     assert any(rows is not None for rows in result.rows)
     target = chain_law(path) * R.exp()
     assert p_value(masses(result), target) > 1e-5

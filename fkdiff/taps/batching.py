@@ -73,6 +73,8 @@ def cuts(batch: int, shards: Shards, micro_batch: int | None) -> list[Tensor]:
     rows = len(shards.rows)
     if batch % rows:  # not ours to understand
         return list(torch.arange(batch).split(micro_batch or batch))
+    if micro_batch is None or micro_batch >= rows:
+        return [torch.arange(batch)]
     parts = shards.batches(micro_batch)
     return [torch.cat([part + i * rows for i in range(batch // rows)]) for part in parts]
 

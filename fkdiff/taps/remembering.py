@@ -30,8 +30,8 @@ def check_forgetful(name: str, network: torch.nn.Module) -> bool:
         TapError: With what keeps them and the remedy.
     """
     parts = list(network.named_modules())
-    for _, module in parts:
-        kept = next(_stateful(module), None)
+    for hooked in [module for _, module in parts if "_diffusers_hook" in vars(module)]:
+        kept = next(_stateful(hooked), None)
         if kept is not None:
             raise TapError(
                 f"{name} has a cache ({kept}) that keeps activations from step to step, which "
@@ -104,7 +104,7 @@ def _parts(value: Any) -> Iterator[Any]:
         yield from vars(value).values()
 
 
-def _stateful(module: torch.nn.Module) -> Iterator[str]:
+def _stateful(module: Any) -> Iterator[str]:
     """Names of diffusers' hooks on a module that keep a state."""
-    hooks = getattr(vars(module).get("_diffusers_hook"), "hooks", {})
+    hooks = getattr(module._diffusers_hook, "hooks", {})
     yield from (type(hook).__name__ for hook in hooks.values() if hook._is_stateful)

@@ -42,7 +42,7 @@ MAY = {
     "run": {"smc", "processes", "terms", "result"},
     "refusals": {"terms", "taps"},
     "steering": {"smc", "processes", "terms", "taps", "result", "run", "refusals"},
-    "testing": {"processes", "terms", "taps", "steering"},
+    "testing": {"smc", "processes", "terms", "taps", "result", "steering", "sampling"},
     "loops": {"smc", "processes", "terms", "result", "run"},
     "sampling": {"smc", "processes", "terms", "result", "run", "loops"},
     "sequences": CORE | {"zoo"},

@@ -310,7 +310,9 @@ def test_there_are_many():
     assert {words[0] for words, *_ in CASES} >= {"generate", "sequence", "sweep", "rgba", "paste"}
 
 
-@pytest.mark.filterwarnings("ignore:It is deprecated to pass a pretrained model name:FutureWarning")
+@pytest.mark.filterwarnings(
+    "ignore:It is deprecated to pass a pretrained model name:FutureWarning"
+)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: ascii(" ".join(case[:2][1:])[:40]))
 def test_refused_in_one_line_and_nothing_is_written(fkdiff, odd, monkeypatch, case):
     monkeypatch.chdir(odd)

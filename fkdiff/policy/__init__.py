@@ -37,29 +37,23 @@ __all__ = [
     "smoothness",
 ]
 
-_HOMES = {
-    "Calibration": "calibration",
-    "ChunkDenoiser": "network",
-    "ChunkSampler": "sampler",
-    "Decision": "sampler",
-    "DiscreteActions": "actions",
-    "Levels": "levels",
-    "Plan": "levels",
-    "Recording": "calibration",
-    "SteeredPolicy": "particles",
-    "WarmStart": "warm_start",
-    "WarmStartPolicyPipeline": "pipeline",
-    "WarmStartedPolicy": "lerobot",
-    "calibrate": "calibration",
-    "contraction_factor": "contraction",
-    "goal_distance": "trajectory_rewards",
-    "obstacle_distance": "trajectory_rewards",
-    "shifted": "warm_start",
-    "smoothness": "trajectory_rewards",
+_NAMES = {
+    "actions": "DiscreteActions",
+    "calibration": "Calibration Recording calibrate",
+    "contraction": "contraction_factor",
+    "lerobot": "WarmStartedPolicy",
+    "levels": "Levels Plan",
+    "network": "ChunkDenoiser",
+    "particles": "SteeredPolicy",
+    "pipeline": "WarmStartPolicyPipeline",
+    "sampler": "ChunkSampler Decision",
+    "trajectory_rewards": "goal_distance obstacle_distance smoothness",
+    "warm_start": "WarmStart shifted",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"fkdiff.policy.{_HOMES[name]}"), name)
+    for module, names in _NAMES.items():
+        if name in names.split():
+            return getattr(import_module(f"fkdiff.policy.{module}"), name)
     raise AttributeError(f"module 'fkdiff.policy' has no attribute {name!r}")

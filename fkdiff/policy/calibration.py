@@ -20,7 +20,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -120,18 +119,16 @@ class Calibration:
     @property
     def max_error(self) -> float:
         """A distance from the guess that hardly occurs in ordinary running."""
-        return MARGIN * _quantile(self.distances)
+        distances = torch.tensor(self.distances, dtype=torch.float64)
+        return MARGIN * float(distances.quantile(QUANTILE))
 
     def change(self, before: Tensor, after: Tensor) -> Tensor:
         """Largest change of a number, in units of its own usual one, shape (n,).
 
         An average over all numbers would hide an object that moves while the rest goes on.
         """
-        return ((after - before) / self._scale.to(before)).abs().amax(1)
-
-    @cached_property
-    def _scale(self) -> Tensor:
-        return torch.tensor(self.observation_scale)
+        scale = torch.tensor(self.observation_scale).to(before)
+        return ((after - before) / scale).abs().amax(1)
 
     def remaining(self, levels: Levels, start: int, warm: WarmStart) -> float:
         """Predicted error of an executed action in a warm loop from K' = start."""
@@ -153,12 +150,11 @@ class Calibration:
         rows = []
         for start in range(1, len(levels)):
             plan = levels.plan(start, warm.evaluations)
-            factor = start_scale(plan, warm.noise) * float(
-                contraction_factor(plan, _rms(self.spread))
-            )
+            factor = float(contraction_factor(plan, _rms(self.spread)))
+            factor *= start_scale(plan, warm.noise)
             rows.append((start, factor, self.remaining(levels, start, warm)))
         good = next(((k, left) for k, _, left in rows if left <= tolerance), (len(levels), 0.0))
-        return Choice(good[0], good[1], tolerance, tuple(rows))
+        return Choice(*good, tolerance, tuple(rows))
 
     def save(self, file: Path) -> None:
         """Write JSON."""
@@ -236,8 +232,18 @@ def calibrate(
     change = torch.cat([r.observations.diff(dim=0) for r in usable])
     new = torch.cat([r.chunks[1:] for r in usable])
     kept = torch.linspace(0, len(seen) - 1, min(most, len(seen))).round().long()
-    samples = _samples(denoiser, levels, seen[kept], guesses[kept], draws, evaluations, seed)
-    samples = samples[:, :, :executed]
+    generators = slot_generators(seed, len(kept), draws)
+    rows = kept.repeat_interleave(draws)
+    with torch.no_grad():
+        samples = denoise(
+            denoiser,
+            levels,
+            levels.plan(len(levels), evaluations),
+            randn_rows(guesses[rows], generators),
+            seen[rows],
+            lambda z: randn_rows(z, generators),
+        )
+    samples = samples.unflatten(0, (len(kept), draws))[:, :, :executed]
     spread, error = samples.std(1), guesses[kept, :executed] - samples.mean(1)
     scale = change.abs().quantile(QUANTILE, dim=0)
     scale = scale.clamp(min=max(float(scale.max()) * 1e-2, 1e-12))
@@ -251,32 +257,8 @@ def calibrate(
     )
 
 
-@torch.no_grad()
-def _samples(
-    denoiser: Denoiser,
-    levels: Levels,
-    seen: Tensor,
-    like: Tensor,
-    draws: int,
-    evaluations: int | None,
-    seed: int,
-) -> Tensor:
-    """Full samples for each observation, shape (M, draws, H, D)."""
-    plan = levels.plan(len(levels), evaluations)
-    rows = like.repeat_interleave(draws, 0)
-    generators = slot_generators(seed, len(like), draws)
-    x = randn_rows(rows, generators)
-    observed = seen.repeat_interleave(draws, 0)
-    clean = denoise(denoiser, levels, plan, x, observed, lambda z: randn_rows(z, generators))
-    return clean.unflatten(0, (len(like), draws))
-
-
 def _rms(values: Sequence[float]) -> float:
     return math.sqrt(sum(v * v for v in values) / len(values))
-
-
-def _quantile(values: Sequence[float]) -> float:
-    return float(torch.tensor(values, dtype=torch.float64).quantile(QUANTILE))
 
 
 def _rounded(values: Tensor) -> tuple[float, ...]:

@@ -22,8 +22,13 @@ from fkdiff.policy.warm_start import WarmStart
 
 __all__ = ["WarmStartedPolicy"]
 
-NEEDED = ("diffusion.unet", "diffusion.noise_scheduler", "diffusion.conditional_sample")
-NEEDED_SETTINGS = ("horizon", "n_action_steps")
+NEEDED = (
+    "diffusion.unet",
+    "diffusion.noise_scheduler",
+    "diffusion.conditional_sample",
+    "config.horizon",
+    "config.n_action_steps",
+)
 
 
 class WarmStartedPolicy:
@@ -52,21 +57,14 @@ class WarmStartedPolicy:
     ) -> None:
         _check(policy)
         self.policy, self.config = policy, policy.config
-        unet = policy.diffusion.unet
-        self._sampler: ChunkSampler | None = None
-        self._settings = warm, calibration, seed
-        self._unet = unet
-        self._executed = 0
+        self.sampler: ChunkSampler | None = None
         self.last: Decision | None = None
+        self._settings = warm, calibration, seed
+        self._executed = 0
 
     def __getattr__(self, name: str) -> Any:
         """Whatever else the policy can do."""
         return getattr(self.policy, name)
-
-    @property
-    def sampler(self) -> ChunkSampler | None:
-        """What takes the decisions; None before the first."""
-        return self._sampler
 
     def reset(self, env_ids: Sequence[int] | None = None) -> None:
         """Forget the guesses of environments whose episode ended, None for all.
@@ -76,8 +74,8 @@ class WarmStartedPolicy:
         if env_ids is None:
             self.policy.reset()
             self._executed = 0
-        if self._sampler is not None:
-            self._sampler.reset(env_ids)
+        if self.sampler is not None:
+            self.sampler.reset(env_ids)
 
     def select_action(self, batch: Any, **keywords: Any) -> Tensor:
         """The next action of each environment, by the policy's own method."""
@@ -99,7 +97,7 @@ class WarmStartedPolicy:
         """
         if executed is not None:
             self._executed = executed
-        elif self._executed == 0 and self._sampler is not None:
+        elif self._executed == 0 and self.sampler is not None:
             self._executed = self.config.n_action_steps
         with self._warm():
             return self.policy.predict_action_chunk(batch, **keywords)
@@ -132,38 +130,32 @@ class WarmStartedPolicy:
             )
         if global_cond is None:
             raise ValueError("global_cond must be given: warm starts need an observation")
-        if self._sampler is None:
-            self._sampler = self._build(global_cond)
-        self.last = self._sampler.decide(global_cond, range(batch_size), self._executed)
+        if self.sampler is None:
+            self.sampler = self._build(global_cond)
+        self.last = self.sampler.decide(global_cond, range(batch_size), self._executed)
         self._executed = 0
         return self.last.actions.to(global_cond)
 
     def _build(self, global_cond: Tensor) -> ChunkSampler:
         warm, calibration, seed = self._settings
-        sizes = getattr(self.config, "action_feature", None)
-        size = sizes.shape[0] if sizes is not None else self.config.action_size
+        model, config = self.policy.diffusion, self.config
+        feature = getattr(config, "action_feature", None)
+        steps = getattr(model, "num_inference_steps", None)
+        steps = getattr(config, "num_inference_steps", None) if steps is None else steps
         return ChunkSampler(
-            lambda x, t, cond: self._unet(x, t, global_cond=cond),
-            Levels.of(self.policy.diffusion.noise_scheduler),
-            (self.config.horizon, size),
+            lambda x, t, cond: model.unet(x, t, global_cond=cond),
+            Levels.of(model.noise_scheduler),
+            (config.horizon, config.action_size if feature is None else feature.shape[0]),
             warm,
             calibration,
             global_cond.shape[1],
-            cold_evaluations=self._own_steps(),
+            cold_evaluations=None if steps is None else int(steps),
             seed=seed,
         )
 
-    def _own_steps(self) -> int | None:
-        """The policy's own number of denoiser calls; None where it names none."""
-        for holder in (self.policy.diffusion, self.config):
-            steps = getattr(holder, "num_inference_steps", None)
-            if steps is not None:
-                return int(steps)
-        return None
-
 
 def _check(policy: Any) -> None:
-    for path in (*NEEDED, *(f"config.{name}" for name in NEEDED_SETTINGS)):
+    for path in NEEDED:
         at = policy
         for name in path.split("."):
             at = getattr(at, name, None)

@@ -131,7 +131,8 @@ class Levels:
         if evaluations is not None and evaluations < 1:
             raise ValueError(f"evaluations must be at least 1, got {evaluations}")
         count = start if evaluations is None else min(evaluations, start)
-        return self._visit([round(start * (count - i) / count) - 1 for i in range(count)])
+        levels = [round(start * (count - i) / count) - 1 for i in range(count)]
+        return self._visit(levels, [self._pair(k) for k in [*levels[1:], -1]])
 
     def skipping(self, levels: Sequence[int]) -> Plan:
         """The published list: it skips levels, but each step goes down by one level only.
@@ -143,12 +144,9 @@ class Levels:
         """
         if not levels or min(levels) < 0 or max(levels) >= len(self):
             raise ValueError(f"levels must be in [0, {len(self)}), got {list(levels)}")
-        ends = [self._pair(k - 1) for k in levels]
-        path = [Gaussian(*self._pair(k), *end) for k, end in zip(levels, ends, strict=True)]
-        return Plan(tuple(self.timesteps[k] for k in levels), tuple(path), self.eta)
+        return self._visit(levels, [self._pair(k - 1) for k in levels])
 
-    def _visit(self, levels: list[int]) -> Plan:
-        ends = [*(self._pair(k) for k in levels[1:]), (1.0, 0.0)]
+    def _visit(self, levels: Sequence[int], ends: Sequence[tuple[float, float]]) -> Plan:
         path = [Gaussian(*self._pair(k), *end) for k, end in zip(levels, ends, strict=True)]
         return Plan(tuple(self.timesteps[k] for k in levels), tuple(path), self.eta)
 

@@ -1,7 +1,7 @@
 """Ways to take decisions, by name: usual solvers, warm starts, and controls that should fail."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -11,7 +11,7 @@ from fkdiff.policy.calibration import Calibration
 from fkdiff.policy.denoising import Denoiser
 from fkdiff.policy.levels import Levels
 from fkdiff.policy.sampler import ChunkSampler, Decision
-from fkdiff.policy.warm_start import WarmStart, shifted
+from fkdiff.policy.warm_start import WarmStart, ids_where, shifted
 
 __all__ = ["METHODS", "Controller", "make_method"]
 
@@ -78,42 +78,35 @@ def make_method(
             denoiser, which, shape, warm, calibration, cold_evaluations=cold, seed=seed
         )
 
-    if name in ("rti_auto", "wrong_chunk"):
-        if calibration is None:
-            raise ValueError(
-                f"{name} must have a calibration; make one: `fkdiff policy calibrate`"
-            )
-        if name == "wrong_chunk":
-            return _WrongChunk(sampler(ddim, WarmStart()))
-        return sampler(ddim, WarmStart(jump=calibration.jump, max_error=calibration.max_error))
-    builders: dict[str, Callable[[], Controller]] = {
-        "ddpm100": lambda: sampler(ddpm, None),
-        "rti_paper": lambda: sampler(ddpm, WarmStart(start=1, noise="none", skipping=PUBLISHED)),
-        "hold": lambda: _Hold(sampler(ddim, None)),
-    }
-    if name in builders:
-        return builders[name]()
-    return sampler(ddim, None, int(name.removeprefix("ddim")))
+    if name == "ddpm100":
+        return sampler(ddpm, None)
+    if name == "rti_paper":
+        return sampler(ddpm, WarmStart(start=1, noise="none", skipping=PUBLISHED))
+    if name == "hold":
+        return _Hold(sampler(ddim, None))
+    if name.startswith("ddim"):
+        return sampler(ddim, None, int(name.removeprefix("ddim")))
+    if calibration is None:
+        raise ValueError(f"{name} must have a calibration; make one: `fkdiff policy calibrate`")
+    if name == "wrong_chunk":
+        return _WrongChunk(sampler(ddim, WarmStart()))
+    return sampler(ddim, WarmStart(jump=calibration.jump, max_error=calibration.max_error))
 
 
-class _Control:
-    """A control: a sampler whose memory is tampered with before or instead of its decision."""
+@dataclass
+class _Hold:
+    """Decides once an episode and then only moves the chunk on."""
 
-    def __init__(self, sampler: ChunkSampler) -> None:
-        self.sampler = sampler
+    sampler: ChunkSampler
 
     def reset(self, env_ids: Sequence[int] | None = None) -> None:
         self.sampler.reset(env_ids)
-
-
-class _Hold(_Control):
-    """Decides once an episode and then only moves the chunk on."""
 
     def decide(
         self, observation: Tensor, env_ids: Sequence[int] | None = None, executed: int = 1
     ) -> Decision:
         ids = list(range(len(observation))) if env_ids is None else list(env_ids)
-        known = torch.tensor(self.sampler.memory.known(ids))
+        known = self.sampler.memory.known(ids)
         new = (~known).nonzero()[:, 0].tolist()
         if new:
             self.sampler.decide(observation[new], [ids[row] for row in new], executed)
@@ -124,7 +117,7 @@ class _Hold(_Control):
         return Decision(moved, moved, ~known, known, count)
 
 
-class _WrongChunk(_Control):
+class _WrongChunk(_Hold):
     """Starts each environment from its neighbour's chunk."""
 
     def decide(
@@ -132,7 +125,7 @@ class _WrongChunk(_Control):
     ) -> Decision:
         ids = list(range(len(observation))) if env_ids is None else list(env_ids)
         memory = self.sampler.memory
-        kept = [env for env, knows in zip(ids, memory.known(ids), strict=True) if knows]
+        kept = ids_where(ids, memory.known(ids))
         if kept:
             memory.keep(kept, memory.chunks(kept).roll(1, 0), memory.observations(kept))
         return self.sampler.decide(observation, ids, executed)

@@ -6,7 +6,7 @@ weights of a decision start equal; its target is the law of the chain from those
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from fkdiff.loops import closed, facts, opened
 from fkdiff.policy.denoising import estimate
 from fkdiff.policy.levels import Plan
 from fkdiff.policy.sampler import ChunkSampler
-from fkdiff.policy.warm_start import ChunkMemory, shifted
+from fkdiff.policy.warm_start import ChunkMemory, ids_where, shifted
 from fkdiff.processes import randn_rows, sde_step
 from fkdiff.processes.streams import stream
 from fkdiff.result import Result
@@ -88,34 +88,28 @@ class SteeredPolicy:
 
     def reset(self, env_ids: Sequence[int] | None = None) -> None:
         """Forget the particles of some environments, None for all."""
-        self.memory.reset(None if env_ids is None else list(env_ids))
+        self.memory.reset(env_ids)
 
     @torch.no_grad()
     def decide(
         self, observation: Tensor, env_ids: Sequence[int] | None = None, executed: int = 1
     ) -> SteeredDecision:
-        """Decide for n environments.
-
-        Arguments:
-            observation: Shape (n, O), finite.
-            env_ids: A number for each environment, None for 0 to n - 1.
-            executed: Actions executed since the last decision, in [0, H].
+        """Decide for n environments; arguments are those of `ChunkSampler.decide`.
 
         Raises:
             ValueError: If an argument is out of range; nothing is changed then.
         """
         observation, ids, bad = self.sampler.check(observation, env_ids, executed)
-        if any(bad):
+        if bool(bad.any()):
             raise ValueError("observation must be finite to steer; particles can't be held")
-        cold = torch.tensor([not k or self.sampler.is_cold for k in self.memory.known(ids)])
+        cold = ~self.memory.known(ids) | self.sampler.is_cold
         shape = (len(ids), self.particles, *self.sampler.shape)
         chunks, chosen = observation.new_zeros(shape), torch.zeros(len(ids), dtype=torch.int64)
         records = []
         for rows, warm in ((cold, False), (~cold, True)):
             if not bool(rows.any()):
                 continue
-            own = [env for env, on in zip(ids, rows.tolist(), strict=True) if on]
-            result = self._run(own, observation[rows], executed, warm)
+            result = self._run(ids_where(ids, rows), observation[rows], executed, warm)
             chunks[rows], chosen[rows] = result.latents.to(chunks), result.selected[:, 0]
             records.append(result)
         self.memory.keep(ids, chunks, observation)
@@ -133,11 +127,13 @@ class SteeredPolicy:
         rows = observation.repeat_interleave(self.particles, 0)
         generators = [g for env in ids for g in self._streams(env)]
         plan = self.sampler.warm_plan if warm else self.sampler.cold_plan
-        loop = _Loop(self.sampler, plan, run, rows, generators, self.sampler.micro_batch)
+        limit = self.sampler.micro_batch
+        loop = _Loop(self.sampler, plan, run, rows, generators, limit, run.cost)
         with run.cost.time("total"):
             run.try_rewards(loop.stand_in, {"observations": [rows[0], rows[-1]]})
-            x = self._begin(ids, plan, executed, generators) if warm else None
-            if x is None:
+            if warm:
+                x = self._begin(ids, plan, executed, generators)
+            else:
                 x = randn_rows(rows.new_zeros(len(rows), *self.sampler.shape), generators)
             loop(x)
         self.sampler.micro_batch = loop.micro_batch  # what fits, for the decisions to come
@@ -177,10 +173,7 @@ class _Loop:
     observation: Tensor
     generators: list[torch.Generator]
     micro_batch: int | None
-    cost: Cost = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.cost = self.run.cost
+    cost: Cost
 
     def decode(self, latents: Tensor, inputs: str, rows: Tensor | None = None) -> Any:
         """Chunks as rewards read them: "actions" in executed units, "latents" in the policy's."""

@@ -12,7 +12,6 @@ from torch import Tensor
 # Imported by the name that a saved pipeline gives it, before diffusers looks for it.
 from fkdiff.policy.actions import DiscreteActions
 from fkdiff.policy.calibration import Calibration
-from fkdiff.policy.denoising import Denoiser
 from fkdiff.policy.levels import Levels
 from fkdiff.policy.network import ChunkDenoiser
 from fkdiff.policy.sampler import ChunkSampler, Decision
@@ -72,29 +71,20 @@ class WarmStartPolicyPipeline(DiffusionPipeline):
         warm = _settings(warm_start)
         self.register_to_config(warm_start=None if warm is None else asdict(warm), seed=seed)
         self.calibration = calibration
-        self._sampler = self._build(warm, seed)
-
-    def _build(self, warm: WarmStart | None, seed: int) -> ChunkSampler:
-        parts = cast(Any, self)
-        config = parts.denoiser.config
-        return ChunkSampler(
-            cast(Denoiser, parts.denoiser),
-            Levels.of(parts.scheduler),
+        config: Any = denoiser.config
+        self.sampler = ChunkSampler(
+            denoiser,
+            Levels.of(scheduler),
             (config.horizon, config.action_size),
             warm,
-            self.calibration,
+            calibration,
             config.observation_size,
             seed=seed,
         )
 
-    @property
-    def sampler(self) -> ChunkSampler:
-        """What takes the decisions: levels, plans, memory and the choice of K'."""
-        return self._sampler
-
     def reset(self, env_ids: Sequence[int] | None = None) -> None:
         """Forget the chunks of environments whose episode ended, None for all."""
-        self._sampler.reset(env_ids)
+        self.sampler.reset(env_ids)
 
     def __call__(
         self,
@@ -103,18 +93,15 @@ class WarmStartPolicyPipeline(DiffusionPipeline):
         executed: int = 1,
         return_dict: bool = True,
     ) -> PolicyOutput | tuple[Tensor]:
-        """Decide for n environments.
+        """Decide for n environments, see `ChunkSampler.decide`.
 
         Arguments:
             observation: Shape (n, O), finite.
             env_ids: A number for each environment, None for 0 to n - 1.
             executed: Actions executed since the last decision.
             return_dict: False for a plain tuple (actions,).
-
-        Raises:
-            ValueError: If an argument is out of range; nothing is changed then.
         """
-        decision = self._sampler.decide(observation, env_ids, executed)
+        decision = self.sampler.decide(observation, env_ids, executed)
         return PolicyOutput(decision.actions, decision) if return_dict else (decision.actions,)
 
     def save_pretrained(self, save_directory: Any, *arguments: Any, **keywords: Any) -> None:
@@ -137,10 +124,8 @@ class WarmStartPolicyPipeline(DiffusionPipeline):
 def _settings(warm: WarmStart | dict[str, Any] | None) -> WarmStart | None:
     if warm is None or isinstance(warm, WarmStart):
         return warm
-    fields = dict(warm)
-    if isinstance(fields.get("discrete"), dict):
-        stored = fields["discrete"]
-        fields["discrete"] = DiscreteActions(**{**stored, "dims": tuple(stored["dims"])})
-    if fields.get("skipping") is not None:
-        fields["skipping"] = tuple(fields["skipping"])
-    return WarmStart(**fields)
+    discrete, skipping = warm.get("discrete"), warm.get("skipping")
+    if isinstance(discrete, dict):
+        discrete = DiscreteActions(**{**discrete, "dims": tuple(discrete["dims"])})
+    skipping = None if skipping is None else tuple(skipping)
+    return WarmStart(**{**warm, "discrete": discrete, "skipping": skipping})

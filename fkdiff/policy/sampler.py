@@ -10,7 +10,7 @@ from torch import Tensor
 from fkdiff.policy.calibration import Calibration, Choice
 from fkdiff.policy.denoising import Denoiser, denoise
 from fkdiff.policy.levels import Levels, Plan
-from fkdiff.policy.warm_start import ChunkMemory, WarmStart, shifted
+from fkdiff.policy.warm_start import ChunkMemory, WarmStart, ids_where, shifted
 from fkdiff.processes import randn_rows
 from fkdiff.processes.streams import stream
 
@@ -124,7 +124,7 @@ class ChunkSampler:
 
     def reset(self, env_ids: Sequence[int] | None = None) -> None:
         """Forget the chunks of some environments, None for all: their next decision is cold."""
-        self.memory.reset(None if env_ids is None else list(env_ids))
+        self.memory.reset(env_ids)
 
     @torch.no_grad()
     def decide(
@@ -145,26 +145,23 @@ class ChunkSampler:
         """
         observation, ids, bad = self.check(observation, env_ids, executed)
         known = self.memory.known(ids)
-        lost = [env for env, b, k in zip(ids, bad, known, strict=True) if b and not k]
-        if lost:
+        lost = bad & ~known
+        if bool(lost.any()):
             raise ValueError(
-                f"observation must be finite, got {_named(lost)}; no chunk to hold there yet"
+                f"observation must be finite, got {_named(ids, lost)}; no chunk to hold there yet"
             )
         guess = self._guess(ids, known, executed)
-        fresh = self._jumped(observation, ids, known)
-        cold = [not b and (f or self.is_cold) for b, f in zip(bad, fresh, strict=True)]
-        warm = [row for row, b in enumerate(bad) if not b and not cold[row]]
+        cold = ~bad & (self._surprised(observation, ids, known) | self.is_cold)
+        warm = ~bad & ~cold
         chunks = self._run(self.warm_plan, warm, self._begin_warm, guess, observation, ids)
-        for row in self._far(warm, chunks, guess, max(executed, 1)):
-            cold[row] = True
-        again = [row for row, is_cold in enumerate(cold) if is_cold]
-        chunks = self._run(self.cold_plan, again, self.noise, chunks, observation, ids)
-        self.memory.keep(ids, chunks, self._last_seen(observation, ids, bad))
-        count = [len(self.cold_plan) * is_cold for is_cold in cold]
-        for row in warm:
-            count[row] += len(self.warm_plan)
-        told = torch.tensor([cold, bad, count])
-        return Decision(self.executed_units(chunks), chunks, told[0] > 0, told[1] > 0, told[2])
+        cold |= warm & self._far(chunks - guess, max(executed, 1))
+        chunks = self._run(self.cold_plan, cold, self.noise, chunks, observation, ids)
+        if bool(bad.any()):
+            last = self.memory.observations(ids_where(ids, bad))
+            observation = _replaced(observation, bad, last.to(observation))
+        self.memory.keep(ids, chunks, observation)
+        count = cold * len(self.cold_plan) + warm * len(self.warm_plan)
+        return Decision(self.executed_units(chunks), chunks, cold, bad, count)
 
     def noise(self, ids: Sequence[int], like: Tensor) -> Tensor:
         """Standard normal noise like `like` (n, *), a row from each environment's stream."""
@@ -180,7 +177,7 @@ class ChunkSampler:
 
     def check(
         self, observation: Tensor, env_ids: Sequence[int] | None, executed: int
-    ) -> tuple[Tensor, list[int], list[bool]]:
+    ) -> tuple[Tensor, list[int], Tensor]:
         """The observation, environment numbers, and which rows aren't finite.
 
         Raises:
@@ -204,47 +201,35 @@ class ChunkSampler:
                 f"executed must be in [0, {self.shape[0]}], the chunk's horizon, got {executed}; "
                 "decide more often, or train a longer horizon"
             )
-        finite = observation.isfinite()
-        bad = [False] * len(ids) if bool(finite.all()) else (~finite.all(1)).tolist()
-        if any(bad) and (self.warm is None or self.warm.on_bad == "refuse"):
-            named = _named([env for env, is_bad in zip(ids, bad, strict=True) if is_bad])
+        bad = ~observation.isfinite().all(1).cpu()
+        if bool(bad.any()) and (self.warm is None or self.warm.on_bad == "refuse"):
             raise ValueError(
-                f"observation must be finite, got {named}; check the sensor, or go on "
+                f"observation must be finite, got {_named(ids, bad)}; check the sensor, or go on "
                 "with the last chunk: WarmStart(on_bad='hold')"
             )
         self.observation_size = size
         return observation, ids, bad
 
-    def _guess(self, ids: list[int], known: list[bool], executed: int) -> Tensor:
+    def _guess(self, ids: list[int], known: Tensor, executed: int) -> Tensor:
         """Shifted chunks where there are any, zeros elsewhere, shape (n, H, D)."""
-        kept = [row for row, knows in enumerate(known) if knows]
-        if not kept:
+        own = ids_where(ids, known)
+        if not own:
             return torch.zeros(len(ids), *self.shape)
-        own = [ids[row] for row in kept]
         chunks = self.memory.chunks(own)
         fill = "repeat" if self.warm is None else self.warm.fill
-        moved = shifted(
-            chunks, executed, fill, self.noise(own, chunks) if fill == "noise" else None
-        )
-        if len(kept) == len(ids):
-            return moved
-        guess = moved.new_zeros(len(ids), *self.shape)
-        guess[kept] = moved
-        return guess
+        noise = self.noise(own, chunks) if fill == "noise" else None
+        moved = shifted(chunks, executed, fill, noise)
+        return _replaced(moved.new_zeros(len(ids), *self.shape), known, moved)
 
-    def _jumped(self, observation: Tensor, ids: list[int], known: list[bool]) -> list[bool]:
-        """Which environments are new, or see what their last chunk can't have foreseen."""
-        kept = [row for row, knows in enumerate(known) if knows]
-        jumped = [not knows for knows in known]
-        if self.warm is None or self.warm.jump is None or not kept:
-            return jumped
+    def _surprised(self, observation: Tensor, ids: list[int], known: Tensor) -> Tensor:
+        """Which environments are new, or see what their last chunk can't have foreseen, (n,)."""
+        own = ids_where(ids, known)
+        if self.warm is None or self.warm.jump is None or not own:
+            return ~known
         assert self.calibration is not None
-        before = self.memory.observations([ids[row] for row in kept])
-        after = observation if len(kept) == len(ids) else observation[kept]
-        change = self.calibration.change(before, after).tolist()
-        for row, size in zip(kept, change, strict=True):
-            jumped[row] = size > self.warm.jump
-        return jumped
+        seen = observation if len(own) == len(ids) else observation[known]
+        change = self.calibration.change(self.memory.observations(own), seen)
+        return _replaced(~known, known, (change > self.warm.jump).cpu())
 
     def _begin_warm(self, ids: list[int], guess: Tensor) -> Tensor:
         assert self.warm is not None
@@ -255,45 +240,42 @@ class ChunkSampler:
     def _run(
         self,
         plan: Plan,
-        rows: list[int],
+        rows: Tensor,
         begin: Callable[[list[int], Tensor], Tensor],
         chunks: Tensor,
         observation: Tensor,
         ids: list[int],
     ) -> Tensor:
-        """`chunks` with those in `rows` begun anew from theirs and denoised."""
-        if not rows:
+        """`chunks` with those where `rows` holds begun anew from theirs and denoised."""
+        own = ids_where(ids, rows)
+        if not own:
             return chunks
-        everyone = len(rows) == len(ids)
-        own = ids if everyone else [ids[row] for row in rows]
+        everyone = len(own) == len(ids)
         seen = observation if everyone else observation[rows]
         x = begin(own, chunks if everyone else chunks[rows]).to(seen.device)
         clean = denoise(
             self.denoiser, self.levels, plan, x, seen, lambda z: self.noise(own, z), self
-        ).to(chunks)
-        if everyone:
-            return clean
-        chunks = chunks.clone()
-        chunks[rows] = clean
-        return chunks
+        )
+        return _replaced(chunks, rows, clean.to(chunks))
 
-    def _far(self, rows: list[int], chunks: Tensor, guess: Tensor, executed: int) -> list[int]:
-        """Which of `rows` were denoised to somewhere far from their guess."""
-        if self.warm is None or self.warm.max_error is None or not rows:
-            return []
-        change = (chunks - guess)[:, :executed]
-        limit = self.warm.max_error * math.sqrt(change[0].numel())
-        size = torch.linalg.vector_norm(change, dim=(1, 2)).tolist()
-        return [row for row in rows if size[row] > limit]
-
-    def _last_seen(self, observation: Tensor, ids: list[int], bad: list[bool]) -> Tensor:
-        if not any(bad):
-            return observation
-        rows = [row for row, is_bad in enumerate(bad) if is_bad]
-        seen = observation.clone()
-        seen[rows] = self.memory.observations([ids[row] for row in rows]).to(seen)
-        return seen
+    def _far(self, change: Tensor, executed: int) -> Tensor:
+        """Which chunks (n, H, D) were denoised to somewhere far from their guess, shape (n,)."""
+        if self.warm is None or self.warm.max_error is None:
+            return torch.zeros(len(change), dtype=torch.bool)
+        change = change[:, :executed].flatten(1)
+        limit = self.warm.max_error * math.sqrt(change.shape[1])
+        return (torch.linalg.vector_norm(change, dim=1) > limit).cpu()
 
 
-def _named(envs: list[int]) -> str:
-    return f"NaN or infinity for environments {', '.join(str(env) for env in envs[:8])}"
+def _replaced(whole: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+    """`whole` with `values` in the rows where a mask (n,) holds."""
+    if len(values) == len(whole):
+        return values
+    whole = whole.clone()
+    whole[rows] = values
+    return whole
+
+
+def _named(ids: list[int], bad: Tensor) -> str:
+    envs = ", ".join(str(env) for env in ids_where(ids, bad)[:8])
+    return f"NaN or infinity for environments {envs}"

@@ -13,7 +13,9 @@ References:
     | Real-Time Iteration Scheme for Diffusion Policy (2025), arXiv 2508.05396
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Literal, get_args
 
 import torch
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from fkdiff.policy.actions import DiscreteActions
 
-__all__ = ["ChunkMemory", "Fill", "WarmStart", "shifted"]
+__all__ = ["ChunkMemory", "Fill", "WarmStart", "ids_where", "shifted"]
 
 Fill = Literal["repeat", "extrapolate", "noise"]
 
@@ -152,6 +154,11 @@ def shifted(chunks: Tensor, executed: int, fill: Fill, noise: Tensor | None = No
     return torch.cat([chunks[..., executed:, :], tail], -2)
 
 
+def ids_where(env_ids: Sequence[int], mask: Tensor) -> list[int]:
+    """Environments for which a mask (n,) holds."""
+    return list(compress(env_ids, mask.tolist()))
+
+
 @dataclass
 class ChunkMemory:
     """The last chunk and observation of each environment.
@@ -161,21 +168,21 @@ class ChunkMemory:
         >>> memory.keep([7], torch.zeros(1, 4, 2), torch.zeros(1, 3))
         >>> memory.reset([7])
         >>> memory.known([7, 8])
-        [False, False]
+        tensor([False, False])
     """
 
     _chunks: dict[int, Tensor] = field(default_factory=dict)
     _observations: dict[int, Tensor] = field(default_factory=dict)
 
-    def reset(self, env_ids: list[int] | None = None) -> None:
+    def reset(self, env_ids: Sequence[int] | None = None) -> None:
         """Forget some environments, None for all."""
         for env in list(self._chunks) if env_ids is None else env_ids:
             self._chunks.pop(env, None)
             self._observations.pop(env, None)
 
-    def known(self, env_ids: list[int]) -> list[bool]:
-        """Which environments have a chunk."""
-        return [env in self._chunks for env in env_ids]
+    def known(self, env_ids: list[int]) -> Tensor:
+        """Whether each environment has a chunk, shape (n,), bool."""
+        return torch.tensor([env in self._chunks for env in env_ids], dtype=torch.bool)
 
     def keep(self, env_ids: list[int], chunks: Tensor, observations: Tensor) -> None:
         """Remember chunks (n, *, H, D) and observations (n, O)."""

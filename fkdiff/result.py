@@ -65,7 +65,7 @@ class Result:
         cost: What the run spent.
         complete: False for a run cut short by an error or an interrupt.
         repair: Effective sample size of the last step's repair alone, shape (P,), where a Tilt has
-            a greedy potential (see `RepairWarning`); it isn't saved.
+            a greedy potential (see `RepairWarning`), else None.
     """
 
     prompts: list[str]

@@ -53,6 +53,7 @@ def about_run(result: "Result", command: str, python: str) -> dict[str, Any]:
             "target": result.target,
             "log_z": result.log_z,
             "ess": result.ess,
+            **({} if result.repair is None else {"repair": result.repair}),
             "samples": kind(result),
             "size": _size(result),
             "reward_names": list(result.rewards),

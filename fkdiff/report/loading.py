@@ -70,6 +70,7 @@ def _result(folder: Path, about: Any, metrics: Any, tensors: dict[str, Tensor]) 
         seed=about["seed"],
         cost=Cost(**cost),
         complete=about["complete"],
+        repair=tensors.get("repair"),
     )
 
 
@@ -122,6 +123,8 @@ def _checked(result: Result) -> Result:
         value = result.rewards[name] if name in result.rewards else getattr(result, name)
         if tuple(value.shape[:2]) != shape:
             raise ValueError(f"{name} must be {shape} + ..., got {tuple(value.shape)}")
+    if result.repair is not None and tuple(result.repair.shape) != (prompts,):
+        raise ValueError(f"repair must be ({prompts},), got {tuple(result.repair.shape)}")
     for rows in result.rows:
         inside = rows is None or (
             rows.shape == (prompts * particles,) and rows.dtype == torch.int64

@@ -13,6 +13,7 @@ from fkdiff.report.facts import ranked
 from fkdiff.report.pictures import data_uri, has_pictures, inline, to_image
 from fkdiff.report.plots import course_svg
 from fkdiff.report.snippet import brief
+from fkdiff.terms.repair import is_heavy
 
 if TYPE_CHECKING:
     from fkdiff.result import Cost, Result
@@ -129,6 +130,8 @@ def _section(
         "grids": grids,
         "course": course,
         "ess": float(result.ess[prompt]),
+        "repair": None if result.repair is None else float(result.repair[prompt]),
+        "heavy": is_heavy(result.repair, result.log_w.shape[1], prompt),
         "log_z": float(result.log_z[prompt]),
         "resamplings": sum(bool(entry.resampled[prompt]) for entry in result.trace),
         "ancestors": len(result.ancestors()[prompt].unique()),

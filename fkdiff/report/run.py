@@ -84,6 +84,8 @@ def tensors(result: "Result") -> "dict[str, Tensor]":
     found = {name: getattr(result, name) for name in ("latents", "log_w", "log_twist", "selected")}
     if result.rows:
         found["ancestors"] = torch.stack([rows if r is None else r.cpu() for r in result.rows])
+    if result.repair is not None:
+        found["repair"] = result.repair
     if result.samples is not None and not has_pictures(result):
         found["samples"] = result.samples  # no file of their own
     found |= {f"rewards.{name}": values for name, values in result.rewards.items()}

@@ -52,8 +52,9 @@ class Tilt(Term):
         potential: How intermediate rewards are used; "difference" is the safe choice. "max", "sum"
             and "current" select by more than the target's tilt, and the last step takes it back by
             weights of heavy tails: with x for a reward of a normal law, scale 1, 25 steps and 64
-            particles, they left a median effective sample size of 4, and log Z was low by 1.2
-            ("max"), 4.2 ("sum") and 2.4 ("current"), up to 87 standard errors of Z.
+            particles, they left a median effective sample size of 4, and the mean Z of 2,000
+            clouds was .29 ("max"), .004 ("sum") and .11 ("current") of the chain's own, which is
+            known in closed form: 20, 330 and 97 standard errors low ("difference": .998, 0.8).
             `Result.repair` has the size; below a tenth of the particles a `RepairWarning`.
         schedule: Share of `scale` applied at each progress in (0, 1] (the last step always has
             all of it), "adaptive" to let the effective sample size choose, None for all of it.

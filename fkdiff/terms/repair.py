@@ -9,7 +9,7 @@ from torch import Tensor
 from fkdiff.smc.weights import ess
 from fkdiff.terms.term import Term
 
-__all__ = ["RepairWarning", "repair_ess", "warn_of_repair"]
+__all__ = ["RepairWarning", "is_heavy", "repair_ess", "warn_of_repair"]
 
 GREEDY = ("max", "sum", "current")
 
@@ -49,6 +49,26 @@ def repair_ess(
     return ess(torch.stack(moved).sum(0).double())
 
 
+def is_heavy(found: Tensor | None, particles: int, prompt: int | None = None) -> bool:
+    """Whether a repair leaves less than a tenth of the particles, for one prompt or for any.
+
+    Arguments:
+        found: What `repair_ess` returned, shape (P,) or None.
+        particles: K.
+        prompt: Which prompt, None for any.
+
+    Example:
+        >>> found = torch.tensor([8.0, 1.0])
+        >>> is_heavy(found, 16), is_heavy(found, 16, prompt=0), is_heavy(None, 16)
+        (True, False, False)
+    """
+    if found is None or particles == 1:
+        return False
+    least = float(found.min() if prompt is None else found[prompt])
+    # A single particle has all the weight at 1, which is no tenth of a few.
+    return least < max(particles / 10, 1.2)
+
+
 def warn_of_repair(found: Tensor | None, particles: int) -> None:
     """Warn where the least effective sample size of a repair is below a tenth of the particles.
 
@@ -56,11 +76,9 @@ def warn_of_repair(found: Tensor | None, particles: int) -> None:
         found: What `repair_ess` returned, shape (P,) or None.
         particles: K.
     """
-    if found is None or particles == 1:
-        return
-    least = float(found.min())
-    # A single particle has all the weight at 1, which is no tenth of a few.
-    if least < max(particles / 10, 1.2):
+    if is_heavy(found, particles):
+        assert found is not None
+        least = float(found.min())
         warnings.warn(
             f"the last step's repair has an effective sample size of {least:.1f} of {particles} "
             f'particles: log Z and weighted means can be off; use potential="difference"',

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from fkdiff import Result
 from fkdiff.report import save
@@ -25,7 +25,7 @@ def test_a_saved_run_is_read_back(shape, tmp_path):
     before = SHAPES[shape]()
     save(before, tmp_path)
     after = Result.load(tmp_path)
-    for name in ("latents", "log_w", "log_twist", "selected"):
+    for name in ("latents", "log_w", "log_twist", "selected", "repair"):
         assert same(getattr(before, name), getattr(after, name)), name
     assert list(before.rewards) == list(after.rewards)
     assert all(same(before.rewards[name], after.rewards[name]) for name in before.rewards)
@@ -68,6 +68,11 @@ def _edited(name, **changes):
     return edit
 
 
+def _repair(folder):
+    file = folder / "result.safetensors"
+    save_file({**load_file(file), "repair": torch.ones(3)}, file)
+
+
 DAMAGE = {
     "no result": (_without("result.json"), "doesn't exist"),
     "no metrics": (_without("metrics.json"), "doesn't exist"),
@@ -83,6 +88,7 @@ DAMAGE = {
         "images/NNNN.png",
     ),
     "no tensors in it": (lambda f: (f / "result.safetensors").write_bytes(b"x" * 64), "whole run"),
+    "repair of another shape": (_repair, "repair must be"),
     "cost of another kind": (_edited("result.json", cost={"apples": 3}), "whole run"),
 }
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -50,6 +51,9 @@ SHAPES = {
     "incomplete": lambda: invented(complete=False),
     "stopped early": early,
     "not numbers": odd,
+    "repaired": lambda: replace(
+        invented(prompts=("a cat", "a dog")), repair=torch.tensor([1.1, 5.5], dtype=torch.float64)
+    ),
 }
 
 
@@ -74,6 +78,18 @@ def test_saves_every_shape_of_result(shape, tmp_path):
     assert not re.search(r'(src|href)="(?!data:)', text)  # nothing is fetched from elsewhere
     assert "@import" not in text and "url(" not in text
     assert len(text) < 4e6
+
+
+def test_the_page_tells_how_far_the_repair_went(tmp_path):
+    heavy = "The last step's repair leaves"
+    text = save(SHAPES["repaired"](), tmp_path).read_text()
+    assert text.count("last step&#39;s repair ESS") + text.count("last step's repair ESS") == 2
+    assert text.count(heavy) == 1 and f"{heavy} 1.1 of 8 particles" in text
+    assert json.loads((tmp_path / "result.json").read_text())["repair"] == [1.1, 5.5]
+    plain = save(invented(), tmp_path).read_text()
+    assert "repair" not in plain and "repair" not in json.loads(
+        (tmp_path / "result.json").read_text()
+    )
 
 
 def test_pictures_are_best_first_and_carry_their_settings(tmp_path):

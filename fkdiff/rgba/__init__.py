@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fkdiff.rgba.colour import foreground_colour
-    from fkdiff.rgba.cutout import Cutout
-    from fkdiff.rgba.flow import attention_flow, attention_prior
+    from fkdiff.rgba.cutout import Cutout, attention_flow, attention_prior
     from fkdiff.rgba.mattes import Thresholds, alpha, cut_out
     from fkdiff.rgba.pasting import checkerboard, over, paste
     from fkdiff.terms.regions import Mask
@@ -28,24 +27,19 @@ __all__ = [
     "paste",
 ]
 
-_HOMES = {
-    "Cutout": "fkdiff.rgba.cutout",
-    "Mask": "fkdiff.terms.regions",
-    "Thresholds": "fkdiff.rgba.mattes",
-    "alpha": "fkdiff.rgba.mattes",
-    "attention_flow": "fkdiff.rgba.flow",
-    "attention_prior": "fkdiff.rgba.flow",
-    "checkerboard": "fkdiff.rgba.pasting",
-    "cut_out": "fkdiff.rgba.mattes",
-    "foreground_colour": "fkdiff.rgba.colour",
-    "over": "fkdiff.rgba.pasting",
-    "paste": "fkdiff.rgba.pasting",
+_NAMES = {
+    "fkdiff.rgba.colour": "foreground_colour",
+    "fkdiff.rgba.cutout": "Cutout attention_flow attention_prior",
+    "fkdiff.rgba.mattes": "Thresholds alpha cut_out",
+    "fkdiff.rgba.pasting": "checkerboard over paste",
+    "fkdiff.terms.regions": "Mask",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    for module, names in _NAMES.items():
+        if name in names.split():
+            return getattr(import_module(module), name)
     raise AttributeError(f"module 'fkdiff.rgba' has no attribute {name!r}")
 
 

@@ -10,8 +10,7 @@ $$F = F_0 + \frac{\alpha (C - \alpha F_0 - (1 - \alpha) B)}{\alpha^2 + \epsilon^
 import torch
 from torch import Tensor
 
-from fkdiff.rgba.edges import spread_behind
-from fkdiff.rgba.ground import fit_ground, local_mean
+from fkdiff.rgba.ground import fit_ground, local_mean, spread_behind
 
 __all__ = ["foreground_colour"]
 

@@ -1,20 +1,19 @@
 """The term that makes any pipeline with text attention draw cut-outs."""
 
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from fkdiff.rgba.flow import attention_prior
-from fkdiff.rgba.mattes import Method, Thresholds, cut_out
+from fkdiff.rgba.mattes import Method, Thresholds, cut_out, unit_range
 from fkdiff.rgba.tokens import subject_tokens
 from fkdiff.terms.clock import check_interval
 from fkdiff.terms.pool import label
 from fkdiff.terms.regions import Mask, Regions
 
-__all__ = ["Cutout"]
+__all__ = ["Cutout", "attention_flow", "attention_prior"]
 
 
 @dataclass(frozen=True)
@@ -68,13 +67,10 @@ class Cutout(Regions):
             raise ValueError(f"cells must be at least 1, got {self.cells}; 1024 is a 32x32 grid")
 
     def __repr__(self) -> str:
-        stated = ((f.name, getattr(self, f.name)) for f in fields(self) if self._states(f))
-        parts = [f"{k}={label(v) if callable(v) else repr(v)}" for k, v in stated]
+        stated = {f.name: getattr(self, f.name) for f in fields(self)}
+        stated = {f.name: stated[f.name] for f in fields(self) if stated[f.name] != f.default}
+        parts = [f"{k}={label(v) if callable(v) else repr(v)}" for k, v in stated.items()]
         return f"Cutout({', '.join(parts)})"
-
-    def _states(self, field: Field[Any]) -> bool:
-        """Whether a field isn't at its default."""
-        return getattr(self, field.name) != field.default
 
     @property
     def target(self) -> str:
@@ -116,3 +112,44 @@ class Cutout(Regions):
         except ValueError:  # smaller than a cell of the maps
             inside = torch.zeros_like(prior)
         return inside if inside.any() else mask.weights(*picture.shape[1:]).to(picture)
+
+
+def attention_flow(cross: Tensor, own: Tensor) -> Tensor:
+    r"""Cross-attention spread along self-attention, (h, w) in [0, 1].
+
+    With C the normalised mean of the subject's cross-attention maps and $S_p$ the self-attention
+    of cell p, over all cells,
+
+    $$ f = \mathrm{norm}\left(\frac{\sum_p C_p S_p}{\sum_p C_p} \odot C\right) $$
+
+    Arguments:
+        cross: How much each cell looks at the subject's words, (h, w), not negative.
+        own: How much each cell looks at each other one, (h w, h w), rows sum to 1.
+
+    Raises:
+        ValueError: If the shapes don't fit.
+
+    References:
+        | ALFIE: Democratising RGBA Image Generation With No $$$ (2024), arXiv 2408.14826
+
+    Example:
+        >>> seen = torch.tensor([[1.0, 0.2], [0.0, 0.0]])
+        >>> attention_flow(seen, torch.eye(4))
+        tensor([[1.0000, 0.0400],
+                [0.0000, 0.0000]])
+    """
+    cells = cross.numel()
+    if own.shape != (cells, cells):
+        raise ValueError(
+            f"own must be ({cells}, {cells}) for cross of shape {tuple(cross.shape)}, got "
+            f"{tuple(own.shape)}"
+        )
+    weight = unit_range(cross.double()).reshape(-1)
+    spread = weight @ own.double() / weight.sum().clamp(min=1e-12)
+    return unit_range(spread * weight).reshape(cross.shape).to(cross)
+
+
+def attention_prior(cross: Tensor, own: Tensor | None = None) -> Tensor:
+    r"""Where the subject is, (h, w) in [0, 1]: $\mathrm{norm}(f + C)$, C without `own`."""
+    seen = unit_range(cross)
+    return seen if own is None else unit_range(attention_flow(cross, own) + seen)

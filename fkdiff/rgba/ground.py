@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["blurred", "fit_ground", "local_mean"]
+__all__ = ["blurred", "fit_ground", "local_mean", "spread_behind"]
 
 
 def blurred(x: Tensor, sd: float) -> Tensor:
@@ -73,6 +73,20 @@ def fit_ground(image: Tensor, weight: Tensor, rounds: int = 8) -> Tensor:
         error = (colours - ground).square().sum(1)
         now = trust / (1 + error / max(3 * _median(error, trust), 1e-5))
     return ground.T.reshape(image.shape).to(image)
+
+
+def spread_behind(image: Tensor, ground: Tensor, outside: Tensor, reach: int) -> Tensor:
+    """The background behind every pixel, (3, h, w): smooth, and as it is close by.
+
+    Arguments:
+        image: (3, h, w).
+        ground: The smooth background, (3, h, w).
+        outside: Where nothing else shows, (h, w), bool.
+        reach: Width of an edge, pixels.
+    """
+    if not outside.any():
+        return ground
+    return ground + local_mean(image - ground, outside.to(image), (1.5 * reach, 4.0 * reach))
 
 
 def _median(values: Tensor, weight: Tensor) -> float:

@@ -9,14 +9,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fkdiff.rgba.colour import foreground_colour
-from fkdiff.rgba.edges import soft_edges
-from fkdiff.rgba.flow import unit_range
-from fkdiff.rgba.matting import by_callable, grab_cut, pymatting_alpha, trimap_of, vit_matte
-from fkdiff.rgba.segmentation import Segment, segment
+from fkdiff.rgba.ground import blurred, local_mean, spread_behind
+from fkdiff.rgba.matting import (
+    VITMATTE,
+    by_callable,
+    grab_cut,
+    pymatting_alpha,
+    trimap_of,
+    vit_matte,
+)
+from fkdiff.rgba.segmentation import Segment, grown, segment
 
-__all__ = ["METHODS", "Method", "Thresholds", "alpha", "cut_out"]
+__all__ = ["METHODS", "Method", "Thresholds", "alpha", "cut_out", "unit_range"]
 
 METHODS = ("default", "alfie", "grabcut", "closed-form", "knn", "vitmatte")
+_DOUBT = 0.25  # tau of `soft_edges`
 Method: TypeAlias = str | Callable[..., Any]
 
 
@@ -43,11 +50,6 @@ class Thresholds:
                 f"thresholds must be in order, 0 <= unlikely < likely < sure < 1, got unlikely "
                 f"{self.unlikely}, likely {self.likely}, sure {self.sure}"
             )
-
-    @property
-    def levels(self) -> tuple[float, float, float]:
-        """Sure, likely, unlikely."""
-        return self.sure, self.likely, self.unlikely
 
 
 def alpha(
@@ -97,16 +99,14 @@ def alpha(
     if method == "default":
         behind = None if ground is None else _whole_ground(ground, image)
         return soft_edges(image, segment(image, trust, behind), edge)
-    if method == "alfie":
-        inside = grab_cut(image, trust, levels.levels)
-        return inside * (1.5 * trust).clamp(0, 1)
-    if method == "grabcut":
-        inside = grab_cut(image, trust, levels.levels)
+    if method in ("alfie", "grabcut"):
+        inside = grab_cut(image, trust, (levels.sure, levels.likely, levels.unlikely))
+        if method == "alfie":
+            return inside * (1.5 * trust).clamp(0, 1)
         return soft_edges(image, Segment(inside, segment(image, trust).ground), edge)
     trimap = trimap_of(trust, levels.sure, levels.unlikely)
     if method.startswith("vitmatte"):
-        _, _, model = method.partition(":")
-        return vit_matte(image, trimap, model) if model else vit_matte(image, trimap)
+        return vit_matte(image, trimap, method.partition(":")[2] or VITMATTE)
     return pymatting_alpha(image, trimap, method).clamp(0, 1)
 
 
@@ -125,6 +125,47 @@ def cut_out(
     share = alpha(image, prior, method, thresholds, ground, edge)
     colour = foreground_colour(image.float().clamp(0, 1), share, ground)
     return torch.cat([colour, share[None]])
+
+
+def soft_edges(image: Tensor, found: Segment, edge: int | None = None) -> Tensor:
+    r"""Alpha, (h, w) in [0, 1]: a segment's, with soft edges in closed form.
+
+    In a band around the segment's border a pixel mixes the subject's colour F nearby and the
+    background B behind it. With noise sd $\sigma$ and a blurred segment s that errs by $\tau$,
+
+    $$\alpha = \frac{(C - B) \cdot (F - B) / \sigma^2 + s / \tau^2}
+    {|F - B|^2 / \sigma^2 + 1 / \tau^2}$$
+
+    is the most probable alpha: the projection onto the line from B to F where the two differ, the
+    blurred segment where they don't.
+
+    Arguments:
+        image: (3, h, w) in [0, 1].
+        found: The segment.
+        edge: How far edges reach to either side, pixels; None for 1/128 of the longer side.
+    """
+    reach = max(1, round(max(image.shape[1:]) / 128)) if edge is None else edge
+    inside, outside = ~grown(~found.subject, reach), ~grown(found.subject, reach)
+    scales = tuple(reach * scale for scale in (0.6, 1.2, 2.4, 5.0, 10.0))
+    colour = local_mean(image, inside.to(image), scales)
+    behind = spread_behind(image, found.ground, outside, reach)
+    error = (image - behind).square().sum(0)[None]
+    noise = local_mean(error, outside.to(image), (3.0 * reach, 12.0 * reach))[0] + (4 / 255) ** 2
+    blur = blurred(found.subject.to(image)[None], 0.7 * reach)[0]
+    line = colour - behind
+    along = ((image - behind) * line).sum(0) / noise + blur / _DOUBT**2
+    share = along / (line.square().sum(0) / noise + 1 / _DOUBT**2)
+    return torch.where(inside | outside, found.subject.to(image), share.clamp(0, 1))
+
+
+def unit_range(x: Tensor) -> Tensor:
+    """Values stretched to [0, 1]; zeros where all are the same.
+
+    >>> unit_range(torch.tensor([2.0, 3.0, 4.0]))
+    tensor([0.0000, 0.5000, 1.0000])
+    """
+    low, high = x.amin(), x.amax()
+    return (x - low) / (high - low) if high > low else torch.zeros_like(x)
 
 
 def _check(image: Tensor, method: Method) -> None:

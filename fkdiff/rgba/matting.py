@@ -61,12 +61,9 @@ def grab_cut(image: Tensor, prior: Tensor, levels: tuple[float, float, float]) -
     sure, likely, unlikely = (level * float(prior.amax()) for level in levels)
     mask = np.full(tuple(prior.shape), cv2.GC_BGD, np.uint8)
     values = prior.cpu().numpy()
-    for level, label in (
-        (unlikely, cv2.GC_PR_BGD),
-        (likely, cv2.GC_PR_FGD),
-        (sure, cv2.GC_FGD),
-    ):
-        mask[values > level] = label
+    mask[values > unlikely] = cv2.GC_PR_BGD
+    mask[values > likely] = cv2.GC_PR_FGD
+    mask[values > sure] = cv2.GC_FGD
     for side, label in ((("BGD", "PR_BGD"), "background"), (("FGD", "PR_FGD"), "subject")):
         if not np.isin(mask, [getattr(cv2, f"GC_{name}") for name in side]).any():
             raise ValueError(f"thresholds must leave some {label} for GrabCut; move them apart")

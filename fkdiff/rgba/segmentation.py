@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fkdiff.rgba.ground import fit_ground
-from fkdiff.rgba.mixtures import Mixture, grouped
 
 __all__ = ["Segment", "grown", "segment"]
 
@@ -77,16 +76,16 @@ def _shares(image: Tensor, prior: Tensor, known: Tensor | None) -> tuple[Tensor,
     colours, trust = image.reshape(3, -1).T, prior.reshape(-1)
     fixed = known is not None
     ground = known if fixed else fit_ground(image, (1 - prior) ** 3 + 1e-4)
-    subject, behind = grouped(colours, trust**2 + 1e-5, min(5, len(colours))), None
+    subject, behind = _grouped(colours, trust**2 + 1e-5, min(5, len(colours))), None
     # The prior is coarse: it must not outvote colours that are plainly of one side.
     tilt = 1.5 * torch.logit(trust).clamp(-3, 3)
     likeness, share = _likeness(image), trust
     for _ in range(_ROUNDS):
         away = (image - ground).reshape(3, -1).T
         if behind is None:
-            behind = grouped(away, (1 - share) ** 3 + 1e-6, min(2, len(away)))
-        inside = Mixture.fitted(colours, share + 1e-4, subject, floor=0.03).log_parts(colours)
-        outside = Mixture.fitted(away, 1 - share, behind, floor=3 / 255).log_parts(away)
+            behind = _grouped(away, (1 - share) ** 3 + 1e-6, min(2, len(away)))
+        inside = _Mixture.fitted(colours, share + 1e-4, subject, floor=0.03).log_parts(colours)
+        outside = _Mixture.fitted(away, 1 - share, behind, floor=3 / 255).log_parts(away)
         subject, behind = inside.softmax(0), outside.softmax(0)
         evidence = _or_anything(inside, 0.2) - _or_anything(outside, 1e-3)
         share = _agreed((evidence.clamp(-8, 8) + tilt).reshape(prior.shape), likeness).reshape(-1)
@@ -148,3 +147,65 @@ def _reached(seeds: Tensor, mask: Tensor) -> Tensor:
         if bool((after == now).all()):
             return now
         now = after
+
+
+@dataclass(frozen=True)
+class _Mixture:
+    """A density of colours: K Gaussians.
+
+    Arguments:
+        means: (K, 3).
+        factors: Cholesky factors of the covariances, (K, 3, 3).
+        log_shares: (K,).
+    """
+
+    means: Tensor
+    factors: Tensor
+    log_shares: Tensor
+
+    @classmethod
+    def fitted(cls, x: Tensor, weight: Tensor, members: Tensor, floor: float) -> "_Mixture":
+        """The mixture that members (K, n) of colours (n, 3) with weights (n,) make.
+
+        Arguments:
+            x: Colours.
+            weight: What counts.
+            members: Share of each Gaussian in each colour.
+            floor: Least standard deviation.
+        """
+        mass = members * weight
+        total = mass.sum(1) + 1e-6
+        means = mass @ x / total[:, None]
+        away = x - means[:, None]
+        spread = torch.einsum("kn,kni,knj->kij", mass, away, away) / total[:, None, None]
+        factors = torch.linalg.cholesky(spread + floor**2 * torch.eye(3).to(x))
+        return cls(means, factors, (total / total.sum()).log())
+
+    def log_parts(self, x: Tensor) -> Tensor:
+        """Log-density of each Gaussian times its share at colours (n, 3), shape (K, n)."""
+        away = (x - self.means[:, None]).transpose(1, 2)
+        scaled = torch.linalg.solve_triangular(self.factors, away, upper=False)
+        volume = self.factors.diagonal(dim1=1, dim2=2).log().sum(1)
+        constant = self.log_shares - volume - 1.5 * math.log(2 * math.pi)
+        return constant[:, None] - scaled.square().sum(1) / 2
+
+
+def _grouped(x: Tensor, weight: Tensor, count: int) -> Tensor:
+    """Colours (n, 3) in so many groups by k-means, as members (count, n) of 0 and 1.
+
+    Starts are drawn far from each other from a stream of their own: the same colours, the same
+    groups.
+    """
+    generator = torch.Generator().manual_seed(0)
+    drawn = [int(torch.multinomial(weight.cpu(), 1, generator=generator))]
+    for _ in range(count - 1):
+        far = torch.cdist(x, x[drawn]).min(1).values.square() * weight + 1e-12
+        drawn.append(int(torch.multinomial(far.cpu(), 1, generator=generator)))
+    centres, members = x[drawn], torch.zeros(count, len(x)).to(x)
+    for _ in range(8):
+        nearest = torch.cdist(x, centres).argmin(1)
+        members = F.one_hot(nearest, count).T.to(x)
+        mass = members * weight
+        total = mass.sum(1, keepdim=True)
+        centres = torch.where(total > 1e-6, mass @ x / total.clamp(min=1e-6), centres)
+    return members

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 __all__ = ["subject_spans", "subject_tokens", "without_background"]
@@ -101,7 +101,8 @@ def subject_tokens(
         offsets = _offsets(tokenizer, prompt, limit)
         if offsets is not None:
             readable = True
-            found += [start + place for place, span in enumerate(offsets) if _meets(span, spans)]
+            named = (any(a < last and first < b for first, last in spans) for a, b in offsets)
+            found += [start + place for place, meets in enumerate(named) if meets]
         start += limit
     if subject is not None and readable and not found:
         raise ValueError(
@@ -137,7 +138,3 @@ def _limit(pipe: Any, tokenizer: Any, call: Mapping[str, Any]) -> int:
     stated = call.get("max_sequence_length")
     stated = usual.default if stated is None and usual is not None else stated
     return stated if isinstance(stated, int) else own
-
-
-def _meets(span: tuple[int, int], spans: Sequence[tuple[int, int]]) -> bool:
-    return any(span[0] < last and first < span[1] for first, last in spans)

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,9 +10,16 @@ from torch import Tensor
 from fkdiff.processes.shards import Shards
 from fkdiff.taps.coefficients import TapError
 
-__all__ = ["batch_of", "chunked", "cuts", "sliced"]
+__all__ = ["Axes", "Pick", "batch_of", "chunked", "cuts", "sliced"]
 
-# Position tables have no batch axis; a sequence length that equals the batch must not split them.
+Pick: TypeAlias = Callable[[Any, Tensor], Any]
+"""(a tensor or list, rows) -> those rows of it."""
+
+Axes: TypeAlias = Callable[[tuple[str | int, ...], Any, int], Pick | None]
+"""(path in the arguments, a tensor or list there, rows of the call) -> what takes rows of it."""
+
+# Position tables have no batch axis; a sequence length that equals the batch must not split them,
+# where there is no call of another number of rows to compare with.
 _SHARED = frozenset({"img_ids", "txt_ids", "image_rotary_emb", "rotary_emb", "guidance_scale"})
 
 # Z-Image's network takes and returns lists with one tensor a row.
@@ -32,32 +39,46 @@ def batch_of(bound: inspect.BoundArguments) -> int:
 
 
 def sliced(
-    bound: inspect.BoundArguments, batch: int, start: int, size: int
+    bound: inspect.BoundArguments, batch: int, start: int, size: int, axes: Axes | None = None
 ) -> inspect.BoundArguments:
-    """Rows `start` to `start + size` of every batch-leading argument.
+    """Rows `start` to `start + size` of everything that has rows.
 
     Arguments:
         bound: Bound arguments of a network.
         batch: Their rows in all.
         start: First row.
         size: Number of rows.
+        axes: Finds the rows; without it they are what is as long as the batch.
     """
-    return _picked(bound, batch, torch.arange(start, start + size))
+    return _picked(bound, batch, torch.arange(start, start + size), axes or _leading)
 
 
-def _picked(bound: inspect.BoundArguments, batch: int, rows: Tensor) -> inspect.BoundArguments:
-    def cut(value: Any, name: str = "") -> Any:
-        if isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch:
-            return value[rows.to(value.device)]
-        if name in _LISTED and isinstance(value, list):
-            return [value[row] for row in rows.tolist()]
+def _picked(
+    bound: inspect.BoundArguments, batch: int, rows: Tensor, axes: Axes
+) -> inspect.BoundArguments:
+    def cut(value: Any, path: tuple[str | int, ...] = ()) -> Any:
         if isinstance(value, dict):
-            return {k: v if k in _SHARED else cut(v, k) for k, v in value.items()}
-        if isinstance(value, list | tuple):
-            return type(value)(cut(v) for v in value)
-        return value
+            return {k: cut(v, (*path, k)) for k, v in value.items()}
+        if not isinstance(value, Tensor | list | tuple):
+            return value
+        pick = axes(path, value, batch)
+        if pick is not None:
+            return pick(value, rows)
+        if isinstance(value, Tensor):
+            return value
+        return type(value)(cut(v, (*path, i)) for i, v in enumerate(value))
 
     return inspect.BoundArguments(bound.signature, cut(dict(bound.arguments)))
+
+
+def _leading(path: tuple[str | int, ...], value: Any, batch: int) -> Pick | None:
+    """Rows of what is as long as the batch."""
+    if isinstance(value, Tensor):
+        mine = value.ndim > 0 and len(value) == batch and not _SHARED & {*path}
+        return (lambda v, rows: v[rows.to(v.device)]) if mine else None
+    if path[-1] in _LISTED:
+        return lambda values, rows: [values[row] for row in rows.tolist()]
+    return None
 
 
 def cuts(batch: int, shards: Shards, micro_batch: int | None) -> list[Tensor]:
@@ -80,11 +101,24 @@ def cuts(batch: int, shards: Shards, micro_batch: int | None) -> list[Tensor]:
 
 
 def chunked(
-    call: Callable[..., Any], bound: inspect.BoundArguments, parts: Sequence[Tensor]
+    call: Callable[..., Any],
+    bound: inspect.BoundArguments,
+    parts: Sequence[Tensor],
+    axes: Axes | None = None,
 ) -> Any:
-    """Call with some rows at a time and put the outputs in the places of their rows."""
+    """Call with some rows at a time and put the outputs in the places of their rows.
+
+    Arguments:
+        call: The network.
+        bound: Its arguments.
+        parts: Rows of each call.
+        axes: Finds the rows in the arguments; see `sliced`.
+
+    Raises:
+        TapError: If an output has something else than a row for each.
+    """
     batch = batch_of(bound)
-    given = [_picked(bound, batch, part) for part in parts]
+    given = [_picked(bound, batch, part, axes or _leading) for part in parts]
     outputs = [call(*part.args, **part.kwargs) for part in given]
     return _joined(outputs, torch.cat(list(parts)).argsort())
 
@@ -92,7 +126,13 @@ def chunked(
 def _joined(outputs: list[Any], order: Tensor) -> Any:
     first = outputs[0]
     if isinstance(first, Tensor):
-        return torch.cat(outputs)[order.to(first.device)]
+        whole = torch.cat(outputs)
+        if len(whole) != len(order):
+            raise TapError(
+                f"micro_batch must be left out here: the network returns {tuple(whole.shape)} for "
+                f"{len(order)} rows"
+            )
+        return whole[order.to(first.device)]
     if isinstance(first, dict):
         fields = {k: _joined([o[k] for o in outputs], order) for k in first}
         return type(first)(**fields)

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 
 from fkdiff.processes.shards import Shards
-from fkdiff.taps.batching import batch_of, chunked, cuts
+from fkdiff.taps.batching import Axes, batch_of, chunked, cuts
 from fkdiff.taps.remembering import check_forgetful
 from fkdiff.taps.shadowing import variant
 from fkdiff.terms.cost import Cost
@@ -84,12 +84,14 @@ class NetworkCall:
         network: The network.
         bound: Arguments of the call.
         evaluate: Evaluates arguments, in the network or another one, in micro-batches and counted.
+        axes: Finds the rows in the arguments; see `sliced`.
     """
 
     name: str
     network: torch.nn.Module
     bound: inspect.BoundArguments
     evaluate: Callable[..., Any]
+    axes: Axes | None = None
 
     @property
     def batch(self) -> int:
@@ -114,6 +116,7 @@ def tapped_denoiser(
     holder: Repeated,
     cost: Cost,
     on_call: OnCall,
+    axes: Axes | None = None,
 ) -> Iterator[None]:
     """Watch and micro-batch the pipeline's networks while the block lasts.
 
@@ -127,13 +130,14 @@ def tapped_denoiser(
             out.
         cost: Counts rows and seconds.
         on_call: Answers each call; it may evaluate the network once, several times, or others.
+        axes: Finds the rows in the networks' arguments; see `sliced`.
 
     Raises:
         TapError: If a network keeps something of a call for the next one.
     """
     with ExitStack() as stack:
         for name, network in networks(pipe).items():
-            stack.enter_context(_tapped(name, network, shards, holder, cost, on_call))
+            stack.enter_context(_tapped(name, network, shards, holder, cost, on_call, axes))
         yield
 
 
@@ -145,6 +149,7 @@ def _tapped(
     holder: Repeated,
     cost: Cost,
     on_call: OnCall,
+    axes: Axes | None,
 ) -> Iterator[None]:
     base, bind = type(module), binder_of(module)
     wrapped = check_forgetful(name, module)
@@ -157,7 +162,7 @@ def _tapped(
             parts = cuts(batch, shards, size)
             if len(parts) == 1:
                 return network(*bound.args, **bound.kwargs)
-            return chunked(network, bound, parts)
+            return chunked(network, bound, parts, axes)
 
         with cost.time("denoise"):
             out = within_memory(holder, len(shards.rows), few, again=holder.repeatable)
@@ -165,7 +170,7 @@ def _tapped(
         return out
 
     def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        out = on_call(NetworkCall(name, module, bind(args, kwargs), evaluate))
+        out = on_call(NetworkCall(name, module, bind(args, kwargs), evaluate, axes))
         if wrapped:  # by something that may have kept activations of this call
             check_forgetful(name, module)
         return out

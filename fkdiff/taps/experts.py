@@ -182,5 +182,6 @@ class TappedPool:
             place = self._halves + half
             wanted = self.guidance is None or place == self.guidance.cond
             if wanted and place not in found:
-                part = sliced(given, call.batch, half * self.rows, self.rows)
+                start = half * self.rows
+                part = sliced(given, call.batch, start, self.rows, call.axes)
                 found[place] = rows_of(call.evaluate(part, network))

@@ -34,6 +34,7 @@ from fkdiff.taps.postprocess import sliced_postprocess
 from fkdiff.taps.preparing import prompts_apart
 from fkdiff.taps.regions import TappedRegions
 from fkdiff.taps.results import cut_pictures
+from fkdiff.taps.row_axes import RowAxes
 from fkdiff.taps.samples import Samples
 from fkdiff.taps.scheduler import Call, path_between, permute_call, tapped_scheduler
 from fkdiff.taps.shadowing import own_ranking_off, watched_progress
@@ -113,6 +114,7 @@ class PipelineTap:
     _samples: Samples = field(init=False)
     _companions: Companions = field(init=False)
     _late: LateEdits = field(init=False)
+    _axes: RowAxes | None = field(init=False)
     _scheduler: Any = field(default=None, init=False)
     _bar: Any = field(default=None, init=False)
     _outputs: list[Tensor] = field(default_factory=list, init=False)
@@ -130,6 +132,7 @@ class PipelineTap:
         term, starts = regions_of(self.terms), copies(self.generators)
         alpha = term is not None and term.recording
         self._samples = Samples(self.pipe, self.expanded, starts, self.cost, alpha)
+        self._axes = RowAxes.of(self.pipe, self.expanded, starts)
 
     def __call__(self) -> Any:
         """Make the call; returns the pipeline's own output for all rows."""
@@ -139,7 +142,8 @@ class PipelineTap:
             self.moves = enter(opened_moves(self._composition()))
             watched = self._on_step, self._before, self._check_companion
             enter(tapped_scheduler(pipe, self.generators, *watched))
-            enter(tapped_denoiser(pipe, self.shards, self, self.cost, self._on_call))
+            held = self, self.cost, self._on_call, self._axes
+            enter(tapped_denoiser(pipe, self.shards, *held))
             self._memory = enter(memoised_decode(pipe, self, self._samples.count))
             enter(sliced_postprocess(pipe, self))
             enter(prompts_apart(pipe, self.expanded.inputs, self.generators, self.apart))
@@ -166,6 +170,7 @@ class PipelineTap:
                 starts=self._samples.starts,
                 shards=self.shards,
                 holder=self,
+                axes=self._axes,
             )
         pool = TappedPool(sources, self._samples.regions)
         return Composition(pool, self.shards, self, self.cost)

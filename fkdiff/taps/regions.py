@@ -12,7 +12,7 @@ from torch import Tensor
 from fkdiff.processes.shards import Shards
 from fkdiff.taps.arguments import Expanded
 from fkdiff.taps.attention import AttentionMaps, grid_of
-from fkdiff.taps.batching import batch_of, cuts, sliced
+from fkdiff.taps.batching import Axes, batch_of, cuts, sliced
 from fkdiff.taps.capture import LIVE, captured, with_prompt, with_state
 from fkdiff.taps.coefficients import TapError
 from fkdiff.taps.denoiser import NetworkCall, networks
@@ -35,6 +35,7 @@ class TappedRegions:
         starts: Each row's generator as it was before the run.
         shards: The particles here.
         holder: Says how many particles a network call has, None for all.
+        axes: Finds the rows in a network's arguments.
         maps: Attention of the subject's rows; None where it isn't recorded.
     """
 
@@ -44,6 +45,7 @@ class TappedRegions:
     starts: Sequence[torch.Generator]
     shards: Shards
     holder: Batched
+    axes: Axes | None = None
     maps: AttentionMaps | None = None
     _others: list[tuple[str, inspect.BoundArguments]] = field(default_factory=list)
     _contrast: list[tuple[str, inspect.BoundArguments]] = field(default_factory=list)
@@ -110,7 +112,7 @@ class TappedRegions:
             changed = self._halves(place, bound, call.batch)
             other, own = with_state(self._others[place][1], bound), rows_of(out).split(rows)
             self._outputs = {
-                half: rows_of(call.evaluate(sliced(other, call.batch, half * rows, rows)))
+                half: rows_of(call.evaluate(self._half(half, other, call.batch)))
                 if half in changed
                 else own[half]
                 for half in range(call.batch // rows)
@@ -153,13 +155,17 @@ class TappedRegions:
             rows, other = len(self.starts), self._others[place][1]
             bound = self._contrast[place][1] if self._contrast else bound
             pairs = (
-                (sliced(bound, batch, h * rows, rows), sliced(other, batch, h * rows, rows))
+                (self._half(h, bound, batch), self._half(h, other, batch))
                 for h in range(batch // rows)
             )
             self._changed[place] = [
                 half for half, pair in enumerate(pairs) if not _same_conditions(*pair)
             ]
         return self._changed[place]
+
+    def _half(self, half: int, bound: inspect.BoundArguments, batch: int) -> Any:
+        rows = len(self.starts)
+        return sliced(bound, batch, half * rows, rows, self.axes)
 
     def _weights(self, rows: Tensor) -> Tensor:
         assert self.term.mask is not None

@@ -198,7 +198,9 @@ class Keeper:
     def answer(self, call: NetworkCall) -> Any:
         """Zeros in the place of a prediction; one row is evaluated to learn their shape."""
         if call.name not in self._templates:
-            self._templates[call.name] = call.evaluate(sliced(call.bound, call.batch, 0, 1))
+            self._templates[call.name] = call.evaluate(
+                sliced(call.bound, call.batch, 0, 1, call.axes)
+            )
         return blank(self._templates[call.name], call.batch)
 
     def skip(self, tap: Any, call: Call) -> None:

@@ -14,6 +14,8 @@ from tests.tiny.parts import (
     Tiny,
     autoencoder,
     bert_tokenizer,
+    clip_config,
+    clip_tokenizer,
     flow_autoencoder,
     gemma_text,
     gemma_tokenizer,
@@ -277,3 +279,47 @@ def z_image() -> Tiny:
     )
     # It guides by cond + g (cond - uncond).
     return Tiny(pipe, image_call(guidance_scale=4.0, max_sequence_length=16))
+
+
+def hidream() -> Tiny:
+    """Its network is given the text states of all layers of a language model, layers first."""
+    transformer = D.HiDreamImageTransformer2DModel(
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        caption_channels=[32, 16],
+        text_emb_dim=64,
+        num_routed_experts=2,
+        num_activated_experts=1,
+        axes_dims_rope=(4, 2, 2),
+        max_resolution=(8, 8),
+        llama_layers=[0, 1],
+        force_inference_output=True,
+    )
+    llama = T.LlamaConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        vocab_size=300,
+        attn_implementation="eager",
+    )
+    pipe = D.HiDreamImagePipeline(
+        transformer=transformer,
+        scheduler=flow(),
+        vae=flow_autoencoder(),
+        text_encoder=T.CLIPTextModelWithProjection(clip_config()),
+        tokenizer=clip_tokenizer(),
+        text_encoder_2=T.CLIPTextModelWithProjection(clip_config()),
+        tokenizer_2=clip_tokenizer(),
+        text_encoder_3=t5_encoder(),
+        tokenizer_3=t5_tokenizer(),
+        text_encoder_4=T.LlamaForCausalLM(llama),
+        tokenizer_4=qwen_tokenizer(),
+    )
+    pipe.default_sample_size = 8  # it brings every picture to this area
+    return Tiny(pipe, image_call(max_sequence_length=8))

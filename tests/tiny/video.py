@@ -5,6 +5,7 @@ from typing import Any
 import diffusers as D
 import torch
 
+from tests.tiny.images import stable_diffusion
 from tests.tiny.parts import (
     Tiny,
     image_call,
@@ -196,3 +197,36 @@ def cosmos_2() -> Tiny:
     # It guides by cond + g (cond - uncond), and divides a difference by the smallest sigma, .002.
     call = image_call(guidance_scale=4.0, negative_prompt="ugly", max_sequence_length=8)
     return Tiny(pipe, call, rounding=1e-3)
+
+
+def animatediff() -> Tiny:
+    """Its texts are repeated for the frames, and its state has frames third."""
+    network = D.UNetMotionModel(
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlockMotion", "CrossAttnDownBlockMotion"),
+        up_block_types=("CrossAttnUpBlockMotion", "UpBlockMotion"),
+        cross_attention_dim=32,
+        num_attention_heads=2,
+        motion_num_attention_heads=2,
+        norm_num_groups=2,
+        use_motion_mid_block=True,
+    )
+    parts = stable_diffusion().pipe.components
+    pipe = D.AnimateDiffPipeline(
+        vae=parts["vae"],
+        text_encoder=parts["text_encoder"],
+        tokenizer=parts["tokenizer"],
+        unet=network,
+        motion_adapter=D.MotionAdapter(
+            block_out_channels=(8, 16),
+            motion_layers_per_block=1,
+            motion_num_attention_heads=2,
+            motion_norm_num_groups=2,
+        ),
+        scheduler=parts["scheduler"],
+    )
+    return Tiny(pipe, image_call(num_frames=3), "video", None)

@@ -7,8 +7,10 @@ import torch
 
 import fkdiff.pipelines
 from fkdiff import GumbelFlowPipeline, GumbelFlowScheduler, SimplexDenoiser, Tilt, as_reward, steer
+from fkdiff.commands.live_settings import FIELDS, request_of
 from fkdiff.sequences import sample_sequences
 from fkdiff.zoo import train
+from tests.taps.test_token_pipelines import CALL, llada
 from tests.tiny import build
 
 CS = as_reward(lambda h: h[..., 1].sum(1), name="cs", inputs="simplex")
@@ -83,6 +85,59 @@ def test_no_pictures_are_refused(name):
     more = {"tuned": tiny.pipe.unet} if name.startswith("RLG") else {}
     with pytest.raises(ValueError, match="num_images_per_prompt must be at least 1, got 0"):
         pipe(**tiny.call, **more, num_images_per_prompt=0)
+
+
+@pytest.mark.parametrize("number", [0, -1])
+@pytest.mark.parametrize("terms", [(), (Tilt(as_reward(len), 0.0),)], ids=["plain", "a tilt"])
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("sd", "num_images_per_prompt"),
+        ("flux", "num_images_per_prompt"),
+        ("ddpm", "batch_size"),
+        ("wan", "num_videos_per_prompt"),
+        ("stable_audio", "num_waveforms_per_prompt"),
+        ("sd3_modular", "num_images_per_prompt"),
+    ],
+)
+def test_no_samples_of_a_steered_call_are_refused(name, key, terms, number):
+    tiny = build(name)
+    steered = steer(tiny.pipe, *terms, particles=2, seed=0)
+    with pytest.raises(ValueError, match=f"{key} must be at least 1, got {number}; leave it out"):
+        steered(**{**tiny.call, key: number})
+
+
+@pytest.mark.parametrize(
+    "greedy", [{"temperature": 0.0}, {"temperature": 0.7, "sampling_method": "greedy"}]
+)
+def test_draws_at_temperature_zero_are_the_likeliest_tokens(greedy):
+    def agree(**call):
+        same = []
+
+        def watch(step, trace):
+            draws = step.x0_draws(20)
+            same.append(bool((draws == draws[:1]).all()))
+
+        steered = steer(llada(), particles=2, resample=None, seed=0, watch=watch)
+        steered(**{**CALL, **call})
+        return same
+
+    assert all(agree(**greedy)) and not all(agree(temperature=1.0))
+
+
+def test_a_form_s_numbers_are_those_that_were_typed(tmp_path):
+    lists = {"model": ["emoji"], "reward": ["none"]}
+    typed = {"particles": 1, "scale": 0, "steps": 1, "guidance": 0, "seed": 0}
+    texts = {"prompt": "a", "model": "emoji", "reward": "none", "window": "0,1", "plain": False}
+
+    def asked(**more):
+        settings = {**texts, **typed, **more}
+        return request_of(tuple(settings[name] for name in FIELDS), tmp_path, lists)
+
+    request = asked()
+    assert {name: getattr(request, name) for name in typed} == typed
+    left_out = asked(steps=None, guidance=None, seed=None)
+    assert (left_out.steps, left_out.guidance, left_out.seed) == (None, None, 0)
 
 
 def test_an_empty_choice_is_refused():

@@ -78,19 +78,19 @@ def request_of(
     numbers = {name: _number(name, given[name], bounds) for name, bounds in BOUNDS.items()}
     if not isinstance(given["plain"], bool):
         raise refused(f"Plain must be true or false, got {given['plain']!r}")
-    whole = {name: v if v is None else int(v) for name, v in numbers.items() if BOUNDS[name].whole}
+    known: dict[str, Any] = {
+        name: int(value) if BOUNDS[name].whole else value
+        for name, value in numbers.items()
+        if value is not None
+    }
     return Request(
         prompts=(texts["prompt"],),
         model=texts["model"].strip(),
         reward=texts["reward"].strip(),
-        particles=whole["particles"] or 1,
-        scale=float(numbers["scale"] or 0.0),
-        steps=whole["steps"],
-        guidance=numbers["guidance"],
-        seed=whole["seed"] or 0,
         window=texts["window"],
         plain=given["plain"],
         out=out,
+        **known,
     )
 
 

@@ -64,7 +64,8 @@ class Room:
 
     def begin(self) -> None:
         """Forget what was learnt."""
-        self.size, self.grows = self.batch or 1, self.batch is None
+        self.grows = self.batch is None
+        self.size = 1 if self.batch is None else self.batch
 
     def fewer(self, size: int) -> None:
         """Draw no more than so many from now on."""

@@ -74,7 +74,7 @@ def expand(
     _check_state(pipe, bound)
     _check_whole(bound)
     key = next((k for k in _PER_PROMPT if k in _names(pipe, signature)), None)
-    counted = int(bound.pop(key, 1) or 1) if key else 1
+    counted = _counted(key, bound.pop(key, None) if key else None)
     inputs = PerPrompt(
         type(pipe).__name__,
         bound,
@@ -97,6 +97,19 @@ def _card_defaults(pipe: Any) -> dict[str, Any]:
     """Call defaults that a bundled model states in the card beside its weights."""
     card = Path(str(getattr(pipe, "name_or_path", None) or ".")) / "card.json"
     return json.loads(card.read_text()).get("defaults", {}) if card.is_file() else {}
+
+
+def _counted(key: str | None, given: Any) -> int:
+    """Samples of each prompt that the call asks for.
+
+    Raises:
+        ValueError: If it asks for none.
+    """
+    if given is None:
+        return 1
+    if int(given) < 1:
+        raise ValueError(f"{key} must be at least 1, got {given}; leave it out for one")
+    return int(given)
 
 
 def _names(pipe: Any, signature: inspect.Signature) -> set[str]:

@@ -64,15 +64,19 @@ class TokenTap:
     _logits: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        call = self.expanded.arguments
-        greedy = call.get("temperature") == 0 or call.get("sampling_method") == "greedy"
-        if "temperature" not in inspect.signature(type(self.pipe.scheduler).step).parameters:
-            greedy = False  # EntropyBoundScheduler anneals a temperature of its own
-        if self.resamples and greedy:
+        if self.resamples and self._greedy:
             raise TapError(
                 "temperature must be positive where resampling can fire: copies would draw the "
                 "same tokens; pass temperature=0.7, or set resample=None"
             )
+
+    @property
+    def _greedy(self) -> bool:
+        """Whether each step takes the likeliest token."""
+        if "temperature" not in inspect.signature(type(self.pipe.scheduler).step).parameters:
+            return False  # EntropyBoundScheduler anneals a temperature of its own
+        call = self.expanded.arguments
+        return call.get("temperature") == 0 or call.get("sampling_method") == "greedy"
 
     @property
     def inputs(self) -> str:
@@ -225,8 +229,11 @@ class TokenTap:
     def _probabilities(self) -> Tensor:
         """Probabilities (N, L, V) that the last step drew from, top-k and top-p apart."""
         assert self._logits is not None
-        temperature = float(self.expanded.arguments.get("temperature") or 1.0)
-        return (self._logits.float() / temperature).softmax(-1)
+        if self._greedy:
+            likeliest = self._logits.argmax(-1, keepdim=True)
+            return torch.zeros_like(self._logits.float()).scatter(-1, likeliest, 1.0)
+        temperature = self.expanded.arguments.get("temperature")
+        return (self._logits.float() / (1.0 if temperature is None else temperature)).softmax(-1)
 
     def _transition(
         self, index: int, total: int, x: Tensor, x_next: Tensor, draw: Draw

@@ -1,6 +1,7 @@
 """Thin diffusers pipelines for `custom_pipeline` import; names are loaded when first used."""
 
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 if __name__ != "fkdiff.pipelines":  # a second copy of every class would break isinstance
@@ -43,29 +44,13 @@ __all__ = [
     "RLGStableDiffusionXLPipeline",
 ]
 
-_HOMES = {
-    "AlfiePixArtSigmaPipeline": "alfie_pixart_sigma",
-    "AlfieStableDiffusion3Pipeline": "alfie_stable_diffusion_3",
-    "AlfieStableDiffusionPipeline": "alfie_stable_diffusion",
-    "AlfieStableDiffusionXLPipeline": "alfie_stable_diffusion_xl",
-    "FKDiTPipeline": "fk_dit",
-    "FKFluxPipeline": "fk_flux",
-    "FKPixArtSigmaPipeline": "fk_pixart_sigma",
-    "FKSanaPipeline": "fk_sana",
-    "FKStableDiffusion3Pipeline": "fk_stable_diffusion_3",
-    "FKStableDiffusionPipeline": "fk_stable_diffusion",
-    "FKStableDiffusionXLPipeline": "fk_stable_diffusion_xl",
-    "GumbelFlowPipeline": "gumbel_flow",
-    "MaskedDiffusionPipeline": "masked_diffusion",
-    "RLGStableDiffusion3Pipeline": "rlg_stable_diffusion_3",
-    "RLGStableDiffusionPipeline": "rlg_stable_diffusion",
-    "RLGStableDiffusionXLPipeline": "rlg_stable_diffusion_xl",
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"fkdiff.pipelines.{_HOMES[name]}"), name)
+    if name in __all__:  # in the file of its name: FKDiTPipeline in fk_dit.py
+        letters = name.removesuffix("Pipeline").lower()
+        files = [module.name for module in iter_modules(__path__)]
+        (file,) = (file for file in files if file.replace("_", "") == letters)
+        return getattr(import_module(f"fkdiff.pipelines.{file}"), name)
     raise AttributeError(f"module 'fkdiff.pipelines' has no attribute {name!r}")
 
 

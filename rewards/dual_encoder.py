@@ -45,13 +45,7 @@ class Found:
 
 
 class DualEncoder(nn.Module):
-    """A loaded dual encoder of open_clip: maps images and prompts to their cosine similarity.
-
-    Arguments:
-        model: open_clip's model.
-        tokenizer: Its tokenizer.
-        settings: How it wants images.
-    """
+    """A loaded dual encoder of open_clip: maps images and prompts to their cosine similarity."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, settings: ImageSettings) -> None:
         super().__init__()
@@ -188,11 +182,7 @@ def _from_zoo(name: str, pretrained: str | None) -> Found:
 
 
 def load_encoder(location: str, pretrained: str | None = None) -> DualEncoder:
-    """The encoder of a `Found` model, on the CPU.
-
-    Arguments:
-        location: Where open_clip finds the model: architecture, "local-dir:..." or "hf-hub:...".
-        pretrained: Tag or file of an architecture's weights.
+    """Loads a `Found` model to the CPU: an architecture with a tag or file, or its own location.
 
     Raises:
         RewardError: If the weights can't be had or don't fit.

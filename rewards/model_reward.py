@@ -17,12 +17,7 @@ __all__ = ["ModelReward", "Network", "TextModelReward"]
 
 
 class Network(nn.Module):
-    """A function of networks, samples and prompts as a module that holds the networks.
-
-    Arguments:
-        values: Maps the networks, n samples and n prompts to n values.
-        networks: They are put to devices with the module.
-    """
+    """A function of networks, samples and prompts as a module that holds the networks."""
 
     def __init__(self, values: Callable[..., Tensor], *networks: nn.Module) -> None:
         super().__init__()
@@ -84,7 +79,7 @@ class ModelReward(Composable):
         return torch.cat(parts) if parts else torch.zeros(0, device=device)
 
     def prepare(self) -> None:
-        """Loads the weights now, so that a missing download is told before a run starts."""
+        """Loads the weights now, so that a missing download stops a run before it starts."""
         self._network(torch.device(self.device or "cpu"))
 
     def to(self, device: str | torch.device) -> Self:

@@ -81,10 +81,7 @@ def preprocess(pixels: Tensor, settings: ImageSettings) -> Tensor:
 
 
 def settings_of(processor: Any) -> ImageSettings:
-    """Settings of an image processor of transformers, tried on a picture before they are trusted.
-
-    Arguments:
-        processor: Image processor, or a processor that has one.
+    """Reads the settings of an image processor of transformers, and tries them on a picture.
 
     Raises:
         RewardError: If it does to images what these settings can't say.

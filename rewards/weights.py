@@ -41,13 +41,7 @@ _CONVERT = (
 
 @contextmanager
 def loading(what: str) -> Iterator[None]:
-    """Turns what a stock loader raises, when files are missing or wrong, into one clear line.
-
-    Arguments:
-        what: What is being loaded.
-
-    Raises:
-        RewardError: With the first line of the loader's message, and the remedy.
+    """Turns what a stock loader of `what` raises into a RewardError: one line with the remedy.
 
     Example:
         >>> with loading("the weights of nowhere/none"):
@@ -69,25 +63,13 @@ def loading(what: str) -> Iterator[None]:
 
 
 def pretrained(kind: Any, model: str, **settings: Any) -> Any:
-    """Loads what a class of transformers makes of a Hub id or folder.
-
-    Arguments:
-        kind: A class such as `AutoTokenizer`.
-        model: Hub id or folder.
-        settings: Keywords of its `from_pretrained`.
-
-    Raises:
-        RewardError: If it can't be loaded.
-    """
+    """Loads what a class of transformers makes of a Hub id or folder, or raises RewardError."""
     with loading(model):
         return kind.from_pretrained(model, **settings)
 
 
 def locate(source: str) -> Path:
-    """The file that `source` names, fetched into the Hub's cache if it lies there.
-
-    Arguments:
-        source: A path, or "hf-hub:owner/name/file".
+    """Finds the file of `source`, a path or "hf-hub:owner/name/file", fetched if it lies there.
 
     Raises:
         RewardError: If there is no such file, or it can't be fetched.
@@ -109,11 +91,7 @@ def locate(source: str) -> Path:
 
 
 def refuse_pickle(source: str, published: str = "") -> None:
-    """Raises RewardError unless `source` is a safetensors file, or the one published pickle.
-
-    Arguments:
-        source: A path, or "hf-hub:owner/name/file".
-        published: The authors' own file, where they publish nothing but a pickle.
+    """Raises RewardError unless `source` names a safetensors file, or the authors' only file.
 
     Example:
         >>> refuse_pickle("head.safetensors")
@@ -126,11 +104,9 @@ def refuse_pickle(source: str, published: str = "") -> None:
 
 
 def read_tensors(source: str, published: str = "") -> dict[str, Tensor]:
-    """Tensors of a weight file by name, float32, on the CPU.
+    """Reads a weight file, as in `locate`: tensors by name, float32, on the CPU.
 
-    Arguments:
-        source: A safetensors file, as a path or as "hf-hub:owner/name/file".
-        published: The one pickle that is read all the same, by torch's reader of tensors alone.
+    Of pickles only `published` is read, by torch's reader of tensors alone.
 
     Raises:
         RewardError: If the file is missing, unreadable, or another pickle.
@@ -148,10 +124,7 @@ def read_tensors(source: str, published: str = "") -> dict[str, Tensor]:
 
 
 def absence(source: str) -> str | None:
-    """Why `source` can't be loaded without a network, None if it can.
-
-    Arguments:
-        source: One of those that `Composable.weights` names.
+    """Why `source`, of those in `Composable.weights`, can't be loaded offline; None if it can.
 
     Example:
         >>> absence("zoo:emoji-clip")

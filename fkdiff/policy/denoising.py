@@ -29,16 +29,9 @@ def estimate(
     observation: Tensor,
     holder: Batched,
 ) -> Tensor:
-    """Clean estimate of noisy chunks, shape (n, H, D).
+    """Clean estimate of noisy chunks x (n, H, D), where the transition `path` begins at level t.
 
-    Arguments:
-        denoiser: The trained network.
-        levels: Its levels.
-        x: Noisy chunks, shape (n, H, D).
-        t: What the network is told of their level.
-        path: The transition that begins there.
-        observation: Shape (n, O).
-        holder: Says how many rows the network is given; fewer where memory runs out.
+    `observation` is (n, O); `holder` says how many rows the network is given.
 
     Raises:
         ValueError: If the denoiser returns another shape.
@@ -67,14 +60,8 @@ def denoise(
 ) -> Tensor:
     """Run a plan from noisy chunks x (n, H, D) at its first level; returns clean chunks.
 
-    Arguments:
-        denoiser: The trained network.
-        levels: Its levels.
-        plan: What to visit.
-        x: Noisy chunks at the plan's first level, shape (n, H, D).
-        observation: Shape (n, O).
-        noise: Draws standard normal noise shaped like its argument; unused where eta is 0.
-        holder: Says how many rows the network is given, None for all; fewer where memory runs out.
+    `observation` is (n, O); `noise` draws like its argument, unused where eta is 0; `holder` says
+    how many rows the network is given, None for all, fewer where memory runs out.
     """
     holder = Limit() if holder is None else holder
     for t, path in zip(plan.timesteps, plan.path, strict=True):

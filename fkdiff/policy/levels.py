@@ -16,7 +16,7 @@ __all__ = ["Levels", "Plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """What one decision runs: the timesteps told to the denoiser, and a transition for each.
+    """What one decision runs: the timesteps given to the denoiser, and a transition for each.
 
     Arguments:
         timesteps: One an evaluation.
@@ -37,7 +37,7 @@ class Levels:
     r"""T noise levels, from the least to the most noise, and what the denoiser predicts.
 
     Arguments:
-        timesteps: What the denoiser is told at each level, shape (T,).
+        timesteps: What the denoiser is given at each level, shape (T,).
         alpha: Signal coefficients, falling.
         sigma: Noise coefficients, rising, positive.
         prediction: "epsilon", "v_prediction", "flow_prediction" or "sample".
@@ -137,7 +137,7 @@ class Levels:
     def skipping(self, levels: Sequence[int]) -> Plan:
         """The published list: it skips levels, but each step goes down by one level only.
 
-        Kept for comparison: after a skip the denoiser is told a level that the chunk isn't at.
+        Kept for comparison: after a skip the denoiser is given a level that the chunk isn't at.
 
         Arguments:
             levels: Levels to visit, falling, counted from 0.

@@ -56,15 +56,9 @@ def make_method(
     calibration: Calibration | None = None,
     seed: int = 0,
 ) -> Controller:
-    """The controller of a method.
+    """Makes the controller of a method, one of `METHODS`, for chunks of shape (H, D).
 
-    Arguments:
-        name: One of `METHODS`.
-        denoiser: The policy's network.
-        levels: Its levels; the solver's noise is the method's own.
-        shape: (H, D).
-        calibration: For "rti_auto" and "wrong_chunk".
-        seed: Seed of all noise.
+    The solver's noise is the method's own; "rti_auto" and "wrong_chunk" need a calibration.
 
     Raises:
         ValueError: If there is no such method, or it lacks its calibration.

@@ -35,13 +35,13 @@ _PROVIDED = frozenset({"x0", "decode", "kernel"})
 
 @dataclass(frozen=True)
 class SteeredDecision:
-    """What was decided for n environments.
+    """What was decided for n environments; `steering` holds cold ones first, then warm ones.
 
     Arguments:
         actions: The selected chunk of each, shape (n, H, D).
         chunks: All particles in the policy's units, shape (n, K, H, D).
         cold: Whether each environment was decided from noise, shape (n,), bool.
-        steering: The record of each run: cold environments first, then warm ones.
+        steering: The record of each run.
     """
 
     actions: Tensor

@@ -22,7 +22,7 @@ class Episode:
     """How an episode went.
 
     Arguments:
-        seed: It tells the layout, and when and where the object is pushed.
+        seed: Decides the layout, and when and where the object is pushed.
         success: Whether the task was done in time.
         steps: Environment steps taken.
         decisions: Decisions taken.
@@ -65,10 +65,7 @@ class _Running:
 class Rollouts:
     """Environments of one task, kept between runs since making them is slow.
 
-    Arguments:
-        task: One of `fkdiff.policy.tasks.TASKS`.
-        batch: Environments that run side by side.
-        render: Whether they can be filmed.
+    `batch` of them run side by side; `render` says whether they can be filmed.
     """
 
     def __init__(self, task: str, batch: int = 25, render: bool = False) -> None:

@@ -10,12 +10,7 @@ __all__ = ["blurred", "fit_ground", "local_mean", "spread_behind"]
 
 
 def blurred(x: Tensor, sd: float) -> Tensor:
-    """Gaussian blur of maps (c, h, w), borders repeated.
-
-    Arguments:
-        x: Maps.
-        sd: Standard deviation, pixels, positive.
-    """
+    """Blurs maps (c, h, w) by a Gaussian of `sd` pixels, borders repeated."""
     radius = max(1, math.ceil(3 * sd))
     offsets = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
     kernel = torch.softmax(-(offsets**2) / (2 * sd**2), 0).expand(len(x), 1, 1, -1)
@@ -25,12 +20,9 @@ def blurred(x: Tensor, sd: float) -> Tensor:
 
 
 def local_mean(x: Tensor, weight: Tensor, scales: tuple[float, ...]) -> Tensor:
-    """Weighted mean near each pixel, (c, h, w); wider scales speak where narrow ones see nothing.
+    """Weighted mean of x (c, h, w) near each pixel; wide scales where narrow ones see none.
 
-    Arguments:
-        x: Values, (c, h, w).
-        weight: What counts, (h, w), not negative.
-        scales: Standard deviations, narrowest first.
+    `weight` (h, w) says what counts, `scales` are standard deviations, narrowest first.
     """
     total, share = torch.zeros_like(x), torch.full_like(weight[None], 1e-12)
     for place, sd in enumerate(scales):
@@ -76,13 +68,9 @@ def fit_ground(image: Tensor, weight: Tensor, rounds: int = 8) -> Tensor:
 
 
 def spread_behind(image: Tensor, ground: Tensor, outside: Tensor, reach: int) -> Tensor:
-    """The background behind every pixel, (3, h, w): smooth, and as it is close by.
+    """The background behind every pixel, (3, h, w): the smooth one, and what is close by.
 
-    Arguments:
-        image: (3, h, w).
-        ground: The smooth background, (3, h, w).
-        outside: Where nothing else shows, (h, w), bool.
-        reach: Width of an edge, pixels.
+    `outside` (h, w) is where nothing else shows, `reach` the width of an edge in pixels.
     """
     if not outside.any():
         return ground

@@ -19,31 +19,24 @@ from fkdiff.rgba.ground import fit_ground
 __all__ = ["Segment", "grown", "segment"]
 
 _WORKING = 256
-"""Longest side at which pixels are told apart; edges are made at full size."""
+"""Longest side at which pixels are classified; edges are made at full size."""
 _ROUNDS, _AGREE = 6, 6
 _REACH = tuple((y, x) for y in range(-2, 3) for x in range(-2, 3) if (y, x) != (0, 0))
 
 
 @dataclass(frozen=True)
 class Segment:
-    """What was found.
-
-    Arguments:
-        subject: Whether a pixel is subject, (h, w), bool.
-        ground: The smooth background, (3, h, w).
-    """
+    """Where the subject is, (h, w), bool, and the smooth background, (3, h, w)."""
 
     subject: Tensor
     ground: Tensor
 
 
 def segment(image: Tensor, prior: Tensor, ground: Tensor | None = None) -> Segment:
-    """Tell subject from background.
+    """Tells subject from background in a picture (3, h, w) in [0, 1].
 
-    Arguments:
-        image: (3, h, w) in [0, 1].
-        prior: Trust that a pixel is subject, (h, w) in [0, 1], its largest value near 1.
-        ground: The background, (3, h, w), if it is known.
+    `prior` (h, w) in [0, 1] is the trust that a pixel is subject, its largest value near 1;
+    `ground` is the background (3, h, w), if it is known.
     """
     full = image.shape[1:]
     scale = min(1.0, _WORKING / max(full))
@@ -151,13 +144,7 @@ def _reached(seeds: Tensor, mask: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Mixture:
-    """A density of colours: K Gaussians.
-
-    Arguments:
-        means: (K, 3).
-        factors: Cholesky factors of the covariances, (K, 3, 3).
-        log_shares: (K,).
-    """
+    """A density of colours: K Gaussians, with means (K, 3) and Cholesky factors (K, 3, 3)."""
 
     means: Tensor
     factors: Tensor
@@ -165,13 +152,9 @@ class _Mixture:
 
     @classmethod
     def fitted(cls, x: Tensor, weight: Tensor, members: Tensor, floor: float) -> "_Mixture":
-        """The mixture that members (K, n) of colours (n, 3) with weights (n,) make.
+        """Fits it to colours x (n, 3) with weights (n,), of which members (K, n) belong to each.
 
-        Arguments:
-            x: Colours.
-            weight: What counts.
-            members: Share of each Gaussian in each colour.
-            floor: Least standard deviation.
+        `floor` is the least standard deviation.
         """
         mass = members * weight
         total = mass.sum(1) + 1e-6

@@ -123,8 +123,8 @@ def _layout(pipe: Any) -> tuple[str, ...]:
 def _offsets(tokenizer: Any, prompt: str, limit: int) -> list[tuple[int, int]] | None:
     """Characters of each token, special ones included as (0, 0); None if it doesn't tell."""
     try:
-        told = tokenizer(prompt, return_offsets_mapping=True, truncation=True, max_length=limit)
-        return [(int(first), int(last)) for first, last in told["offset_mapping"]]
+        tokens = tokenizer(prompt, return_offsets_mapping=True, truncation=True, max_length=limit)
+        return [(int(first), int(last)) for first, last in tokens["offset_mapping"]]
     except (NotImplementedError, TypeError, KeyError, ValueError):
         return None  # written in Python, or of a kind of its own
 

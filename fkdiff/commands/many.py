@@ -22,7 +22,7 @@ from fkdiff.commands.request import Request
 from fkdiff.commands.stops import Stop, failed, refused
 from fkdiff.commands.together import Group, Line, Room, groups, kept_groups
 from fkdiff.files import home_path
-from fkdiff.folders import MARK, is_run, mark
+from fkdiff.folders import MARK, is_run, mark, unmark
 from fkdiff.report.folder import check_folder
 
 __all__ = ["draw_many"]
@@ -60,7 +60,11 @@ def _draw_lines(common: Request, file: Path, requests: Sequence[Request], out: P
         faults = _draw(left, out, Room(common.batch, common.memory), quiet=rank > 0)
         _clear(out, folders)
     finally:
+        if world == 1 and {path.name for path in out.iterdir()} == {MARK}:
+            unmark(out)  # nothing was drawn, and nothing is left behind
         _write_index(out, file, requests, folders)
+    if len(faults) == len(requests) and all(fault.code == 2 for fault in faults):
+        raise refused(faults[0])
     if rank == 0:
         print(f"Index: {(common.out or Path('runs') / file.stem) / 'index.html'}")
     if faults:
@@ -70,12 +74,24 @@ def _draw_lines(common: Request, file: Path, requests: Sequence[Request], out: P
         )
 
 
+@dataclass(frozen=True)
+class Fault:
+    """Why a line wasn't drawn, and the exit code that it would end a command with."""
+
+    prompt: str
+    words: str
+    code: int
+
+    def __str__(self) -> str:
+        return f"{self.prompt!r}: {self.words}"
+
+
 def _name(index: int, request: Request) -> str:
     slug = re.sub(r"[^a-z0-9]+", "-", request.prompts[0].lower()).strip("-")[:40].rstrip("-")
     return f"{index:05d}-{slug}" if slug else f"{index:05d}"
 
 
-def _draw(left: Sequence[Line], out: Path, room: Room, quiet: bool) -> list[str]:
+def _draw(left: Sequence[Line], out: Path, room: Room, quiet: bool) -> list[Fault]:
     """Draw each into its folder, marked once it is whole; returns what failed."""
     from tqdm import tqdm
 
@@ -97,13 +113,13 @@ class _Artist:
         out: Folder of the runs.
         room: Learns from each.
         count: Told how many lines are over with.
-        faults: What failed, in words.
+        faults: What failed.
     """
 
     out: Path
     room: Room
     count: Callable[[int], object]
-    faults: list[str] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
     _loaded: Loaded | None = None
 
     def draw(self, group: Group) -> None:
@@ -172,7 +188,8 @@ class _Artist:
         self.count(1)
 
     def _fail(self, lines: Sequence[Line], error: Exception) -> None:
-        self.faults += [f"{line.request.prompts[0]!r}: {error}" for line in lines]
+        code = getattr(error, "code", 1)
+        self.faults += [Fault(line.request.prompts[0], str(error), code) for line in lines]
         self.count(len(lines))
 
     def _load(self, request: Request) -> Loaded:

@@ -73,6 +73,13 @@ def load_pipeline(request: "Request") -> Any:
         raise refused(f"--device {device} can't be used: {_first_line(error)}") from None
 
 
+def _has_files(source: Any, part: str) -> bool:
+    """Whether a folder holds a part of the pipeline; what comes from elsewhere does."""
+    if not isinstance(source, Path):
+        return True
+    return os.path.isdir(source / part) and bool(os.listdir(source / part))
+
+
 def _check_device(device: str) -> None:
     """Refuse a device that isn't here, or on which nothing is computed."""
     import torch
@@ -90,7 +97,13 @@ def _check_parts(request: "Request", pipe: Any) -> None:
     """Refuse a pipeline that lacks a part which its class can't do without."""
     optional = getattr(pipe, "_optional_components", ())
     parts = getattr(pipe, "components", {})
-    lost = [name for name, part in parts.items() if part is None and name not in optional]
+    lost = [
+        name
+        for name, part in parts.items()
+        if (part is None and name not in optional)
+        # A tokenizer of no files is made up without a word.
+        or (part is not None and not _has_files(request.source, name))
+    ]
     if lost:
         raise refused(
             f"--model {request.model} has no {' and no '.join(lost)}, which {type(pipe).__name__} "

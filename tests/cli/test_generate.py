@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 
 import pytest
 from safetensors.torch import load_file
@@ -113,6 +114,20 @@ def test_a_reward_of_pil_images_is_refused_with_the_remedy(fkdiff, here, model, 
         code, _, error = fkdiff("generate", "a cat", "--model", model, *words)
         assert code == 2 and "'grey'" in error and 'inputs="pil"' in error
         assert "(2, 3, 32, 32)" in error and sorted(here.iterdir()) == before
+
+
+@pytest.mark.parametrize("how", ["gone", "empty"])
+@pytest.mark.parametrize("part", ["tokenizer", "text_encoder", "unet", "vae", "scheduler"])
+def test_a_model_that_lacks_a_part_is_refused(fkdiff, here, model, part, how):
+    """Without the check a tokenizer of no files is made up, and the run ends in a traceback."""
+    lacking = shutil.copytree(model, here / "lacking")
+    shutil.rmtree(lacking / part)
+    if how == "empty":
+        (lacking / part).mkdir()
+    words = ("--model", "lacking", "--reward", "none", *SMALL, "--out", "new")
+    code, _, error = fkdiff("generate", "a cat", *words)
+    assert code == 2 and len(error.splitlines()) == 1 and "--model lacking" in error
+    assert not (here / "new").exists()
 
 
 def test_shows_where_the_code_of_a_reward_failed(fkdiff, here, model):

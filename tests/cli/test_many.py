@@ -94,6 +94,17 @@ def test_a_line_that_fails_doesn_t_stop_the_others(many, here):
     assert (here / "runs/list/index.html").exists()
 
 
+def test_a_reward_that_no_line_can_be_scored_by_is_refused(many, here):
+    (here / "pil.py").write_text(
+        "def grey(images):\n    return [i.getpixel((0, 0)) for i in images]"
+    )
+    before = sorted(here.rglob("*"))
+    for more in ((), ("--batch", 3), ("--monitor", "mine.py:bright")):
+        code, told, error = many("pil.py:grey", *more, out="new/list")
+        assert (code, told) == (2, "") and "'grey'" in error.splitlines()[-1]
+        assert sorted(here.rglob("*")) == before
+
+
 def test_processes_share_the_lines_out(many, here, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")

@@ -123,6 +123,7 @@ def closed(run: Run, target: str, settings: Mapping[str, Any]) -> Result:
         "terms": [repr(term) for term in run.terms],
         "resample": repr(run.resample),
         "monitor": [reward.name for reward in run.monitor],
+        "monitor_code": [repr(reward) for reward in run.monitor],
         "select": run.select,
         **({} if isinstance(run.seed, int) else {"seeds": [*run.seed]}),
     }

@@ -301,7 +301,8 @@ class Steered:
             # With another micro-batch processes hold other rows.
             **({} if self.group is None else {"slots": run.shards.limits}),
         }
-        return Keeper(keep, {**settings, **known}, run.shards)
+        kept = {name: value for name, value in settings.items() if name != "monitor_code"}
+        return Keeper(keep, {**kept, **known}, run.shards)
 
     @property
     def _rewards(self) -> list[Reward]:
@@ -319,6 +320,7 @@ class Steered:
             "stochastic": self.stochastic,
             "micro_batch": self.micro_batch,
             "monitor": [reward.name for reward in self.monitor],
+            "monitor_code": [repr(reward) for reward in self.monitor],
             "select": self.select,
             "call": {k: v for k, v in expanded.arguments.items() if _plain(v)},
             "versions": {n: _version_of(n) for n in ("torch", "diffusers", "transformers")},

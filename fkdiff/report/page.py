@@ -223,6 +223,7 @@ def _settings(about: dict[str, Any]) -> dict[str, str]:
     """The table of settings: flat, briefly worded, without what other places say."""
     settings = dict(about["settings"])
     settings.pop("replaced_step", None)
+    settings.pop("monitor_code", None)  # the snippet has it
     call = settings.pop("call", None) or {}
     flat = {**settings, **{k: v for k, v in call.items() if k != "prompt"}, "seed": about["seed"]}
     flat["terms"] = [brief(term) for term in settings.get("terms") or []]

@@ -36,7 +36,6 @@ _GIVEN = {
     "text": "tokens to texts, as given to the run",
     "labels": "class numbers, as given to the run",
     "alphabet": "the letters, an Alphabet",
-    "monitor": "the rewards that were only reported",
     "generators": "one for each particle, as they were before the call",
 }
 _OWN = "yours; import or define it"
@@ -93,7 +92,7 @@ def _loop_code(result: "Result", loop: str, folder: str | Path) -> list[str]:
     named = ("guidance", "stochastic", "micro_batch")
     parts += [f"{n}={settings[n]!r}" for n in named if n in settings]
     parts += [f"particles={result.log_w.shape[1]}", f"resample={brief(settings['resample'])}"]
-    parts += ["monitor=monitor"] if settings.get("monitor") else []
+    parts += _monitor_code(settings)
     parts += [f"select={settings['select']!r}"]
     parts.append(f"seed={settings.get('seeds', result.seed)}")
     return [_call(f"out = {loop}", parts), f"out.save({str(folder)!r})"]
@@ -205,15 +204,20 @@ def _steer_code(result: "Result") -> str:
     for name in ("stochastic", "micro_batch"):
         if settings.get(name) is not None:
             parts.append(f"{name}={settings[name]!r}")
-    if settings.get("monitor"):
-        rewards = ", ".join(f"load_reward({name!r})" for name in settings["monitor"])
-        parts.append(f"monitor=[{rewards}]")
+    parts += _monitor_code(settings)
     ranks = any(not term.startswith(_WEIGHTLESS) for term in settings.get("terms", ()))
     if settings.get("select") != ("best" if ranks else "sample"):
         parts.append(f"select={settings.get('select', 'best')!r}")
     if "generators" not in settings:
         parts.append(f"seed={settings.get('seeds', result.seed)}")
     return _call("steered = steer", parts)
+
+
+def _monitor_code(settings: Mapping[str, Any]) -> list[str]:
+    """The argument that names the monitors, none where there are none."""
+    named = [f"load_reward({name!r})" for name in settings.get("monitor") or ()]
+    told = settings.get("monitor_code", named)  # older folders have the names alone
+    return [f"monitor=[{', '.join(told)}]"] if told else []
 
 
 def call_of(result: "Result") -> dict[str, Any]:

@@ -24,8 +24,9 @@ from fkdiff import (
 )
 from fkdiff.report.snippet import python_of
 from fkdiff.result import Result
-from fkdiff.rewards import Brightness
+from fkdiff.rewards import Brightness, Colourfulness, JPEGSize
 from fkdiff.sequences import sample_sequences
+from fkdiff.terms import load_reward
 from tests.sequences import toy
 from tests.tiny import build
 
@@ -98,8 +99,8 @@ def test_sample_tokens(tmp_path, path):
         monitor=[twos * 2], resample=OFTEN,
     )  # fmt: skip
     assert "<lambda>, which has no name in code" in python_of(given, "x")
-    yours = {"denoisers": net, "template": template, "text": text, "monitor": [twos * 2]}
-    found = again(given, tmp_path / "run", **yours, unnamed_1=count)
+    yours = {"denoisers": net, "template": template, "text": text}
+    found = again(given, tmp_path / "run", **yours, unnamed_1=count, unnamed_2=count)
     assert_same(found, given)
 
 
@@ -140,6 +141,38 @@ def test_steer(tmp_path, terms):
     steered = steer(pipe, *terms, particles=3, resample=OFTEN, micro_batch=2, seed=5)
     given = steered('a "cat"', **call).steering
     assert_same(again(given, tmp_path / "run"), given)
+
+
+def plain_mean(pixels):
+    return pixels.mean((1, 2, 3))
+
+
+MONITORS = {
+    "one of one's own": (lambda: as_reward(plain_mean, name="mine", sd=2.0), {"plain_mean"}),
+    "a formula": (lambda: 2 * as_reward(plain_mean) - Brightness(), {"plain_mean"}),
+    "a class": (lambda: JPEGSize(quality=50), set()),
+    "by name": (lambda: load_reward("brightness"), set()),
+    "a formula by name": (lambda: load_reward("0.5 * brightness").calibrated(0.1, 2.0), set()),
+}
+
+
+@pytest.mark.parametrize("kind", MONITORS)
+def test_monitors_are_printed_as_what_they_are(tmp_path, kind):
+    make, names = MONITORS[kind]
+    build("sd").pipe.save_pretrained(tmp_path / "model")
+    pipe = DiffusionPipeline.from_pretrained(str(tmp_path / "model"))
+    call = {"num_inference_steps": 2, "height": 16, "width": 16}
+    steered = steer(pipe, Tilt(Colourfulness(), 2.0), monitor=[make()], particles=2, seed=5)
+    given = steered("a cat", **call).steering
+    found = again(given, tmp_path / "run", **{name: globals()[name] for name in names})
+    assert_same(found, given)
+    assert all(torch.equal(found.rewards[k], v) for k, v in given.rewards.items())
+    looped = sample(
+        towards(0.0), Grid.vp(3, prediction="score"), shape=(2,), seed=1,
+        monitor=[as_reward(high, inputs="latents", name=f"high {kind}")],
+    )  # fmt: skip
+    yours = {"denoisers": towards(0.0), "path": Grid.vp(3, prediction="score"), "high": high}
+    assert_same(again(looped, tmp_path / "loop", **yours), looped)
 
 
 def test_steer_with_a_generator_for_each_particle(tmp_path):

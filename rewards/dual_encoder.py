@@ -105,25 +105,23 @@ def find_encoder(model: str, pretrained: str | None = None) -> Found:
     """
     folder = Path(model.removeprefix(_LOCAL))
     if model.startswith(_HUB):
-        return Found(model, _alone(model, pretrained, model))
-    if model.startswith(_LOCAL) or (folder / "open_clip_config.json").is_file():
-        return Found(folder.name, _alone(model, pretrained, _checked_folder(folder)))
-    head, _, tag = model.rpartition("/")
-    architectures = _architectures()
-    if pretrained is None and head.replace("/", "-") in architectures:
-        return _built_in(head.replace("/", "-"), tag)
-    if model.replace("/", "-") in architectures:
-        return _built_in(model.replace("/", "-"), pretrained)
-    return _from_zoo(model, pretrained)
-
-
-def _alone(model: str, pretrained: str | None, location: str) -> str:
+        found = Found(model, model)
+    elif model.startswith(_LOCAL) or (folder / "open_clip_config.json").is_file():
+        found = Found(folder.name, _checked_folder(folder))
+    else:
+        head, _, tag = model.rpartition("/")
+        architectures = _architectures()
+        if pretrained is None and head.replace("/", "-") in architectures:
+            return _built_in(head.replace("/", "-"), tag)
+        if model.replace("/", "-") in architectures:
+            return _built_in(model.replace("/", "-"), pretrained)
+        found = _from_zoo(model)
     if pretrained is not None:
         raise RewardError(
             f"pretrained={pretrained!r} names weights for an architecture, but {model!r} brings "
             "its own; leave pretrained out"
         )
-    return location
+    return found
 
 
 def _checked_folder(folder: Path) -> str:
@@ -163,7 +161,7 @@ def _built_in(architecture: str, pretrained: str | None) -> Found:
     return Found(f"openclip:{architecture}/{pretrained}", architecture, pretrained)
 
 
-def _from_zoo(name: str, pretrained: str | None) -> Found:
+def _from_zoo(name: str) -> Found:
     from fkdiff import zoo
 
     try:
@@ -177,7 +175,7 @@ def _from_zoo(name: str, pretrained: str | None) -> Found:
     stated = card.get("calibration", {})
     if not {"mean", "sd"} <= set(stated):
         raise RewardError(f"the card of {name!r} states no mean and sd of its similarity")
-    location = _alone(name, pretrained, _checked_folder(path))
+    location = _checked_folder(path)
     return Found(name, location, mean=stated["mean"], sd=stated["sd"], bundled=True)
 
 

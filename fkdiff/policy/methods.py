@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Protocol
 
 import torch
@@ -11,7 +12,7 @@ from fkdiff.policy.calibration import Calibration
 from fkdiff.policy.denoising import Denoiser
 from fkdiff.policy.levels import Levels
 from fkdiff.policy.sampler import ChunkSampler, Decision
-from fkdiff.policy.warm_start import WarmStart, ids_where, shifted
+from fkdiff.policy.warm_start import WarmStart, shifted
 
 __all__ = ["METHODS", "Controller", "make_method"]
 
@@ -100,7 +101,7 @@ class _Hold:
         self, observation: Tensor, env_ids: Sequence[int] | None = None, executed: int = 1
     ) -> Decision:
         ids = list(range(len(observation))) if env_ids is None else list(env_ids)
-        known = self.sampler.memory.known(ids)
+        known = torch.tensor(self.sampler.memory.known(ids))
         new = (~known).nonzero()[:, 0].tolist()
         if new:
             self.sampler.decide(observation[new], [ids[row] for row in new], executed)
@@ -119,7 +120,7 @@ class _WrongChunk(_Hold):
     ) -> Decision:
         ids = list(range(len(observation))) if env_ids is None else list(env_ids)
         memory = self.sampler.memory
-        kept = ids_where(ids, memory.known(ids))
+        kept = list(compress(ids, memory.known(ids)))
         if kept:
             memory.keep(kept, memory.chunks(kept).roll(1, 0), memory.observations(kept))
         return self.sampler.decide(observation, ids, executed)

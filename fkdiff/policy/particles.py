@@ -7,6 +7,7 @@ weights of a decision start equal; its target is the law of the chain from those
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from fkdiff.loops import closed, facts, opened
 from fkdiff.policy.denoising import estimate
 from fkdiff.policy.levels import Plan
 from fkdiff.policy.sampler import ChunkSampler
-from fkdiff.policy.warm_start import ChunkMemory, ids_where, shifted
+from fkdiff.policy.warm_start import ChunkMemory, shifted
 from fkdiff.processes import randn_rows, sde_step
 from fkdiff.processes.streams import stream
 from fkdiff.result import Result
@@ -100,16 +101,17 @@ class SteeredPolicy:
             ValueError: If an argument is out of range; nothing is changed then.
         """
         observation, ids, bad = self.sampler.check(observation, env_ids, executed)
-        if bool(bad.any()):
+        if any(bad):
             raise ValueError("observation must be finite to steer; particles can't be held")
-        cold = ~self.memory.known(ids) | self.sampler.is_cold
+        cold = torch.tensor([not k or self.sampler.is_cold for k in self.memory.known(ids)])
         shape = (len(ids), self.particles, *self.sampler.shape)
         chunks, chosen = observation.new_zeros(shape), torch.zeros(len(ids), dtype=torch.int64)
         records = []
         for rows, warm in ((cold, False), (~cold, True)):
             if not bool(rows.any()):
                 continue
-            result = self._run(ids_where(ids, rows), observation[rows], executed, warm)
+            own = list(compress(ids, rows.tolist()))
+            result = self._run(own, observation[rows], executed, warm)
             chunks[rows], chosen[rows] = result.latents.to(chunks), result.selected[:, 0]
             records.append(result)
         self.memory.keep(ids, chunks, observation)

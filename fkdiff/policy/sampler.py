@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from fkdiff.policy.calibration import Calibration, Choice
 from fkdiff.policy.denoising import Denoiser, denoise
 from fkdiff.policy.levels import Levels, Plan
-from fkdiff.policy.warm_start import ChunkMemory, WarmStart, ids_where, shifted
+from fkdiff.policy.warm_start import ChunkMemory, WarmStart, shifted
 from fkdiff.processes import randn_rows
 from fkdiff.processes.streams import stream
 
@@ -145,23 +146,29 @@ class ChunkSampler:
         """
         observation, ids, bad = self.check(observation, env_ids, executed)
         known = self.memory.known(ids)
-        lost = bad & ~known
-        if bool(lost.any()):
+        lost = [b and not k for b, k in zip(bad, known, strict=True)]
+        if any(lost):
             raise ValueError(
                 f"observation must be finite, got {_named(ids, lost)}; no chunk to hold there yet"
             )
         guess = self._guess(ids, known, executed)
-        cold = ~bad & (self._surprised(observation, ids, known) | self.is_cold)
-        warm = ~bad & ~cold
+        new = self._surprised(observation, ids, known)
+        cold = [not b and (n or self.is_cold) for b, n in zip(bad, new, strict=True)]
+        warm = [not b and not c for b, c in zip(bad, cold, strict=True)]
         chunks = self._run(self.warm_plan, warm, self._begin_warm, guess, observation, ids)
-        cold |= warm & self._far(chunks - guess, max(executed, 1))
+        far = self._far(chunks, guess, max(executed, 1))
+        cold = [c or w and f for c, w, f in zip(cold, warm, far, strict=True)]
         chunks = self._run(self.cold_plan, cold, self.noise, chunks, observation, ids)
-        if bool(bad.any()):
-            last = self.memory.observations(ids_where(ids, bad))
+        if any(bad):
+            last = self.memory.observations(list(compress(ids, bad)))
             observation = _replaced(observation, bad, last.to(observation))
         self.memory.keep(ids, chunks, observation)
-        count = cold * len(self.cold_plan) + warm * len(self.warm_plan)
-        return Decision(self.executed_units(chunks), chunks, cold, bad, count)
+        plans = len(self.cold_plan), len(self.warm_plan)
+        count = [c * plans[0] + w * plans[1] for c, w in zip(cold, warm, strict=True)]
+        columns = torch.tensor([cold, bad, count])  # one tensor is faster than three
+        return Decision(
+            self.executed_units(chunks), chunks, columns[0] > 0, columns[1] > 0, columns[2]
+        )
 
     def noise(self, ids: Sequence[int], like: Tensor) -> Tensor:
         """Standard normal noise like `like` (n, *), a row from each environment's stream."""
@@ -177,7 +184,7 @@ class ChunkSampler:
 
     def check(
         self, observation: Tensor, env_ids: Sequence[int] | None, executed: int
-    ) -> tuple[Tensor, list[int], Tensor]:
+    ) -> tuple[Tensor, list[int], list[bool]]:
         """The observation, environment numbers, and which rows aren't finite.
 
         Raises:
@@ -201,8 +208,9 @@ class ChunkSampler:
                 f"executed must be in [0, {self.shape[0]}], the chunk's horizon, got {executed}; "
                 "decide more often, or train a longer horizon"
             )
-        bad = ~observation.isfinite().all(1).cpu()
-        if bool(bad.any()) and (self.warm is None or self.warm.on_bad == "refuse"):
+        finite = observation.isfinite()
+        bad = [False] * len(ids) if bool(finite.all()) else (~finite.all(1)).tolist()
+        if any(bad) and (self.warm is None or self.warm.on_bad == "refuse"):
             raise ValueError(
                 f"observation must be finite, got {_named(ids, bad)}; check the sensor, or go on "
                 "with the last chunk: WarmStart(on_bad='hold')"
@@ -210,26 +218,26 @@ class ChunkSampler:
         self.observation_size = size
         return observation, ids, bad
 
-    def _guess(self, ids: list[int], known: Tensor, executed: int) -> Tensor:
+    def _guess(self, ids: list[int], known: list[bool], executed: int) -> Tensor:
         """Shifted chunks where there are any, zeros elsewhere, shape (n, H, D)."""
-        own = ids_where(ids, known)
+        own = list(compress(ids, known))
         if not own:
             return torch.zeros(len(ids), *self.shape)
         chunks = self.memory.chunks(own)
         fill = "repeat" if self.warm is None else self.warm.fill
         noise = self.noise(own, chunks) if fill == "noise" else None
         moved = shifted(chunks, executed, fill, noise)
-        return _replaced(moved.new_zeros(len(ids), *self.shape), known, moved)
+        return _replaced(moved.new_zeros(1).expand(len(ids), *self.shape), known, moved)
 
-    def _surprised(self, observation: Tensor, ids: list[int], known: Tensor) -> Tensor:
-        """Which environments are new, or see what their last chunk can't have foreseen, (n,)."""
-        own = ids_where(ids, known)
+    def _surprised(self, observation: Tensor, ids: list[int], known: list[bool]) -> list[bool]:
+        """Which environments are new, or see what their last chunk can't have foreseen."""
+        own = list(compress(ids, known))
         if self.warm is None or self.warm.jump is None or not own:
-            return ~known
+            return [not k for k in known]
         assert self.calibration is not None
         seen = observation if len(own) == len(ids) else observation[known]
-        change = self.calibration.change(self.memory.observations(own), seen)
-        return _replaced(~known, known, (change > self.warm.jump).cpu())
+        change = iter(self.calibration.change(self.memory.observations(own), seen).tolist())
+        return [not k or next(change) > self.warm.jump for k in known]
 
     def _begin_warm(self, ids: list[int], guess: Tensor) -> Tensor:
         assert self.warm is not None
@@ -240,14 +248,14 @@ class ChunkSampler:
     def _run(
         self,
         plan: Plan,
-        rows: Tensor,
+        rows: list[bool],
         begin: Callable[[list[int], Tensor], Tensor],
         chunks: Tensor,
         observation: Tensor,
         ids: list[int],
     ) -> Tensor:
         """`chunks` with those where `rows` holds begun anew from theirs and denoised."""
-        own = ids_where(ids, rows)
+        own = list(compress(ids, rows))
         if not own:
             return chunks
         everyone = len(own) == len(ids)
@@ -258,17 +266,17 @@ class ChunkSampler:
         )
         return _replaced(chunks, rows, clean.to(chunks))
 
-    def _far(self, change: Tensor, executed: int) -> Tensor:
-        """Which chunks (n, H, D) were denoised to somewhere far from their guess, shape (n,)."""
+    def _far(self, chunks: Tensor, guess: Tensor, executed: int) -> list[bool]:
+        """Which chunks (n, H, D) were denoised to somewhere far from their guess."""
         if self.warm is None or self.warm.max_error is None:
-            return torch.zeros(len(change), dtype=torch.bool)
-        change = change[:, :executed].flatten(1)
+            return [False] * len(chunks)
+        change = (chunks - guess)[:, :executed].flatten(1)
         limit = self.warm.max_error * math.sqrt(change.shape[1])
-        return (torch.linalg.vector_norm(change, dim=1) > limit).cpu()
+        return [size > limit for size in torch.linalg.vector_norm(change, dim=1).tolist()]
 
 
-def _replaced(whole: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """`whole` with `values` in the rows where a mask (n,) holds."""
+def _replaced(whole: Tensor, rows: list[bool], values: Tensor) -> Tensor:
+    """`whole` with `values` in the rows where `rows` holds."""
     if len(values) == len(whole):
         return values
     whole = whole.clone()
@@ -276,6 +284,6 @@ def _replaced(whole: Tensor, rows: Tensor, values: Tensor) -> Tensor:
     return whole
 
 
-def _named(ids: list[int], bad: Tensor) -> str:
-    envs = ", ".join(str(env) for env in ids_where(ids, bad)[:8])
+def _named(ids: list[int], bad: list[bool]) -> str:
+    envs = ", ".join(str(env) for env in list(compress(ids, bad))[:8])
     return f"NaN or infinity for environments {envs}"

@@ -15,7 +15,6 @@ References:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import compress
 from typing import Literal, get_args
 
 import torch
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from fkdiff.policy.actions import DiscreteActions
 
-__all__ = ["ChunkMemory", "Fill", "WarmStart", "ids_where", "shifted"]
+__all__ = ["ChunkMemory", "Fill", "WarmStart", "shifted"]
 
 Fill = Literal["repeat", "extrapolate", "noise"]
 
@@ -154,11 +153,6 @@ def shifted(chunks: Tensor, executed: int, fill: Fill, noise: Tensor | None = No
     return torch.cat([chunks[..., executed:, :], tail], -2)
 
 
-def ids_where(env_ids: Sequence[int], mask: Tensor) -> list[int]:
-    """Environments for which a mask (n,) holds."""
-    return list(compress(env_ids, mask.tolist()))
-
-
 @dataclass
 class ChunkMemory:
     """The last chunk and observation of each environment.
@@ -168,7 +162,7 @@ class ChunkMemory:
         >>> memory.keep([7], torch.zeros(1, 4, 2), torch.zeros(1, 3))
         >>> memory.reset([7])
         >>> memory.known([7, 8])
-        tensor([False, False])
+        [False, False]
     """
 
     _chunks: dict[int, Tensor] = field(default_factory=dict)
@@ -180,9 +174,9 @@ class ChunkMemory:
             self._chunks.pop(env, None)
             self._observations.pop(env, None)
 
-    def known(self, env_ids: list[int]) -> Tensor:
-        """Whether each environment has a chunk, shape (n,), bool."""
-        return torch.tensor([env in self._chunks for env in env_ids], dtype=torch.bool)
+    def known(self, env_ids: list[int]) -> list[bool]:
+        """Whether each environment has a chunk."""
+        return [env in self._chunks for env in env_ids]
 
     def keep(self, env_ids: list[int], chunks: Tensor, observations: Tensor) -> None:
         """Remember chunks (n, *, H, D) and observations (n, O)."""

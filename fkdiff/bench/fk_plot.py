@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 __all__ = ["draw_scaling"]
@@ -11,22 +12,14 @@ _SHOWN = {"fk": ("FK steering", "#0b6e99", "o"), "bon": ("best of n", "#b45f06",
 
 
 def draw_scaling(rates: Mapping[str, Mapping[str, Sequence[float]]], file: Path) -> None:
-    """Write a PNG of pass rates with 95% intervals.
-
-    Arguments:
-        rates: For "fk" and "bon": number of particles to `[rate, low, high]`.
-        file: Where to.
-    """
+    """Write a PNG of `[rate, low, high]` by number of particles, for "fk" and "bon"."""
     figure = Figure(figsize=(5.6, 3.6), layout="constrained")
     axes = figure.subplots()
     for shift, (name, (label, colour, marker)) in zip((0.98, 1.02), _SHOWN.items(), strict=True):
         sizes = [int(n) * shift for n in rates[name]]
-        rate, low, high = zip(*rates[name].values(), strict=True)
-        below = [r - a for r, a in zip(rate, low, strict=True)]
-        above = [b - r for r, b in zip(rate, high, strict=True)]
-        axes.errorbar(
-            sizes, rate, (below, above), label=label, color=colour, marker=marker, capsize=3
-        )
+        rate, low, high = np.array(list(rates[name].values())).T
+        style = {"label": label, "color": colour, "marker": marker, "capsize": 3}
+        axes.errorbar(sizes, rate, (rate - low, high - rate), **style)
     ticks = [int(n) for n in rates["fk"]]
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(n) for n in ticks])

@@ -1,102 +1,55 @@
 """The runs that the FK bench compares, one prompt and seed at a time, judged by `emoji-judge`."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
-from torch import Tensor
 
-from fkdiff import zoo
+from fkdiff import Resample, Result, Steered, Tilt, as_reward, steer, zoo
 from fkdiff.bench import BenchRefused
-from fkdiff.result import Result
 from fkdiff.rewards import Brightness, Colourfulness, JPEGSize
 from fkdiff.rewards.text_image import emoji_clip
-from fkdiff.smc import Resample
-from fkdiff.steering import steer
-from fkdiff.terms.fk_steering import Tilt
-from fkdiff.terms.reward import Reward, as_reward, evaluate
+from fkdiff.terms.reward import Reward, evaluate
+from fkdiff.zoo import judge as judges
 
-if TYPE_CHECKING:
-    from fkdiff.zoo.judge import Judge
-
-__all__ = ["ETAS", "RunRow", "Runner", "Settings"]
+__all__ = ["ETAS", "Runner", "Settings"]
 
 ETAS = {"ode": 0.0, "sde": 1.0}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the runs share; scale, window and guidance were chosen on the prompts `tune` only.
-
-    Arguments:
-        steps: Denoising steps.
-        scale: Scale of the tilt, per standard deviation of `emoji-clip`.
-        window: Shares of the run between which resampling may fire.
-        guidance: Guidance scale, None for the card's.
-        samples: Plain samples of each solver for a prompt and seed, at least 8.
-    """
+    """What the runs share; scale, window and guidance were chosen on the prompts `tune` only."""
 
     steps: int = 20
-    scale: float = 4.0
-    window: tuple[float, float] = (0.7, 0.95)
-    guidance: float | None = 2.0
-    samples: int = 8
+    scale: float = 4.0  # of the tilt, per standard deviation of `emoji-clip`
+    window: tuple[float, float] = (0.7, 0.95)  # shares of the run where resampling may fire
+    guidance: float | None = 2.0  # None for the card's
+    samples: int = 8  # plain ones of each solver for a prompt and seed, at least 8
 
 
-@dataclass(frozen=True)
-class RunRow:
-    """A cloud of K samples: verdict, reward and monitors of each, which was chosen, and the cost.
-
-    Arguments:
-        passed: Whether the judge passes each sample, length K.
-        reward: `emoji-clip`'s value of each.
-        calibrated: The same per standard deviation of its calibration.
-        monitor: Monitor rewards by name.
-        chosen: Slot of the sample that comes out.
-        nfe: Denoiser evaluations, a guided pair counts two.
-        seconds: Wall-clock seconds with decoding and rewards, without judge and monitors.
-        diversity: Mean distance of two samples in the judge's features.
-        ancestors: First ancestors that survive.
-    """
-
-    passed: list[bool]
-    reward: list[float]
-    calibrated: list[float]
-    monitor: dict[str, list[float]]
-    chosen: int
-    nfe: int
-    seconds: float
-    diversity: float
-    ancestors: int
-
-
+@dataclass
 class Runner:
-    """Draws and judges.
+    """Draws and judges; each run is a dictionary as JSON knows it.
 
-    Arguments:
-        pipe: A pipeline of 64x64 pictures; its scheduler becomes DDIM.
-        reward: Reward that selects and steers.
-        judge: Independent verifier, which nothing steers on.
-        settings: What the runs share.
-        models: Digests of the weights, kept beside the results.
+    Its `passed` (the judge's verdict), `reward` (`emoji-clip`), `calibrated` (the same per
+    standard deviation) and `monitor` (by name) are lists over the K samples; `chosen` is the slot
+    of the sample that comes out, `nfe` the denoiser evaluations (a guided pair counts two),
+    `seconds` those with decoding and rewards, without judge and monitors, `diversity` the mean
+    distance of two samples in the judge's features, `ancestors` how many first ones survive.
     """
 
-    def __init__(
-        self,
-        pipe: Any,
-        reward: Reward,
-        judge: "Judge",
-        settings: Settings,
-        models: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:
-        self.pipe, self.reward, self.judge, self.settings = pipe, reward, judge, settings
-        self.models = dict(models)
-        self.pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe: Any  # of 64x64 pictures; its scheduler becomes DDIM
+    reward: Reward  # selects and steers
+    judge: judges.Judge  # nothing steers on it
+    settings: Settings
+    models: Mapping[str, str] = field(default_factory=dict)  # digests of the weights
+
+    def __post_init__(self) -> None:
+        self.pipe.scheduler = DDIMScheduler.from_config(self.pipe.scheduler.config)
         self.pipe.set_progress_bar_config(disable=True)
-        self.monitors: list[Reward] = [Brightness(), Colourfulness(), JPEGSize()]
 
     @classmethod
     def bundled(cls, settings: Settings) -> "Runner":
@@ -105,10 +58,8 @@ class Runner:
         Raises:
             BenchRefused: If weights are missing, with the commands that train them.
         """
-        from fkdiff.zoo.judge import load_judge
-
         try:
-            judge = load_judge()
+            judge = judges.load_judge()
             pipe = DiffusionPipeline.from_pretrained(zoo.path("emoji"))
         except FileNotFoundError as error:
             raise BenchRefused(
@@ -120,62 +71,44 @@ class Runner:
         models = {name: zoo.digest(name) for name in ("emoji", "emoji-clip", "emoji-judge")}
         return cls(pipe, emoji_clip(), judge, settings, models)
 
-    def plain(self, prompt: str, solver: str, particles: int, seed: int) -> dict[str, Any]:
-        """Independent samples, scored once: best-of-n and importance sampling choose from them."""
+    def both(self, prompt: str, particles: int, seed: int) -> dict[str, Any]:
+        """Independent samples of each solver, from which best-of-n and the like choose."""
         term = Tilt(self.reward, scale=self.settings.scale, potential="none")
-        kept = steer(
-            self.pipe,
-            term,
-            particles=particles,
-            resample=None,
-            stochastic=False,
-            select="all",
-            seed=seed,
-        )
-        return self._row(prompt, kept(prompt, **self._call(ETAS[solver])).steering)
+        free: dict[str, Any] = {"resample": None, "stochastic": False, "select": "all"}
+        steered = steer(self.pipe, term, particles=particles, seed=seed, **free)
+        return {solver: self._run(steered, prompt, eta) for solver, eta in ETAS.items()}
 
     def steered(
         self, prompt: str, particles: int, seed: int, reward: Reward | None = None
     ) -> dict[str, Any]:
         """An FK run with DDIM's stochastic step; `select="best"` chooses what comes out."""
-        kept = steer(
-            self.pipe,
-            Tilt(reward or self.reward, scale=self.settings.scale),
-            particles=particles,
-            resample=Resample(window=self.settings.window),
-            seed=seed,
-        )
-        return self._row(prompt, kept(prompt, **self._call(ETAS["sde"])).steering)
+        term = Tilt(reward or self.reward, scale=self.settings.scale)
+        resample = Resample(window=self.settings.window)
+        steered = steer(self.pipe, term, particles=particles, resample=resample, seed=seed)
+        return self._run(steered, prompt, ETAS["sde"])
 
-    def blind(self, other: str) -> Reward:
-        """The same reward asked about another prompt: what it prefers is of no use."""
-        return as_reward(
+    def alone(self, prompt: str, particles: int, seed: int) -> dict[str, Any]:
+        """One FK run, by name."""
+        return {"fk": self.steered(prompt, particles, seed)}
+
+    def arms(self, prompt: str, other: str, seed: int) -> dict[str, Any]:
+        """All runs of the arms for one prompt and seed.
+
+        Controls: `shuffled` rewards another prompt, `constant` all alike.
+        """
+        shuffled = as_reward(
             lambda pixels, prompts: self.reward(pixels, prompts=[other] * len(prompts)),
             name="shuffled",
             mean=self.reward.mean,
             sd=self.reward.sd,
         )
-
-    def constant(self) -> Reward:
-        """A reward without an opinion: its run is a plain one."""
-        return as_reward(lambda pixels: torch.zeros(len(pixels)), name="constant")
-
-    def both(self, prompt: str, particles: int, seed: int) -> dict[str, Any]:
-        """Plain samples of each solver."""
-        return {solver: self.plain(prompt, solver, particles, seed) for solver in ETAS}
-
-    def chosen(self, prompt: str, particles: int, seed: int) -> dict[str, Any]:
-        """One steered run."""
-        return {"fk": self.steered(prompt, particles, seed)}
-
-    def arms(self, prompt: str, other: str, seed: int) -> dict[str, Any]:
-        """All runs of the arms for one prompt and seed."""
+        constant = as_reward(lambda pixels: torch.zeros(len(pixels)), name="constant")
         return {
             **self.both(prompt, self.settings.samples, seed),
             "fk4": self.steered(prompt, 4, seed),
             "fk8": self.steered(prompt, 8, seed),
-            "shuffled": self.steered(prompt, 4, seed, self.blind(other)),
-            "constant": self.steered(prompt, 4, seed, self.constant()),
+            "shuffled": self.steered(prompt, 4, seed, shuffled),
+            "constant": self.steered(prompt, 4, seed, constant),
         }
 
     def scaled(self, prompt: str, sizes: Sequence[int], seed: int) -> dict[str, Any]:
@@ -183,41 +116,26 @@ class Runner:
         steered = {f"fk{n}": self.steered(prompt, n, seed) for n in sizes}
         return self.both(prompt, max(sizes), seed) | steered
 
-    def _call(self, eta: float) -> dict[str, Any]:
+    def _run(self, steered: Steered, prompt: str, eta: float) -> dict[str, Any]:
         call = {"num_inference_steps": self.settings.steps, "eta": eta, "output_type": "pt"}
         if self.settings.guidance is not None:
             call["guidance_scale"] = self.settings.guidance
-        return call
-
-    def _row(self, prompt: str, result: Result) -> dict[str, Any]:
+        result: Result = steered(prompt, **call).steering
         assert result.samples is not None and result.selected is not None
         pictures = result.samples[0]
-        prompts = [prompt] * len(pictures)
-        values = self._values(self.reward, pictures, prompts)
-        monitor = {r.name: self._values(r, pictures, prompts) for r in self.monitors}
-        row = RunRow(
-            passed=self.judge.passes(pictures, prompts),
-            reward=values,
-            calibrated=[(v - self.reward.mean) / self.reward.sd for v in values],
-            monitor=monitor,
-            chosen=int(result.selected[0, 0]),
-            nfe=result.cost.denoiser_evaluations,
-            seconds=result.cost.seconds["total"],
-            diversity=_spread(self.judge.features(pictures)),
-            ancestors=len(result.ancestors()[0].unique()),
-        )
-        return asdict(row)
-
-    def _values(self, reward: Reward, pictures: Tensor, prompts: list[str]) -> list[float]:
-        asked: Callable[..., Any] = reward
-        return evaluate(asked, pictures, {"prompts": prompts}).tolist()
-
-
-def _spread(features: Tensor) -> float:
-    """Mean distance of two rows; 0 where there is one.
-
-    >>> _spread(torch.tensor([[0.0], [3.0], [3.0]]))
-    2.0
-    """
-    n = len(features)
-    return float(torch.cdist(features, features).sum() / max(n * (n - 1), 1))
+        n, prompts = len(pictures), [prompt] * len(pictures)
+        rewards: list[Any] = [self.reward, Brightness(), Colourfulness(), JPEGSize()]
+        values = [evaluate(r, pictures, {"prompts": prompts}).tolist() for r in rewards]
+        monitors = zip(rewards[1:], values[1:], strict=True)
+        features = self.judge.features(pictures)
+        return {
+            "passed": self.judge.passes(pictures, prompts),
+            "reward": values[0],
+            "calibrated": [(v - self.reward.mean) / self.reward.sd for v in values[0]],
+            "monitor": {reward.name: found for reward, found in monitors},
+            "chosen": int(result.selected[0, 0]),
+            "nfe": result.cost.denoiser_evaluations,
+            "seconds": result.cost.seconds["total"],
+            "diversity": float(torch.cdist(features, features).sum() / max(n * (n - 1), 1)),
+            "ancestors": len(result.ancestors()[0].unique()),
+        }

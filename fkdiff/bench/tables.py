@@ -13,11 +13,7 @@ __all__ = ["by_field", "means", "share", "standard_error", "summary"]
 def by_field(
     rows: Mapping[str, Mapping[str, Any]], fields: Iterable[str] | None = None
 ) -> dict[str, Any]:
-    """Turns a table around: from the fields of each row to the rows of each field.
-
-    Arguments:
-        rows: Fields by name of each row.
-        fields: Those to keep, None for all.
+    """Turns a table around: from the fields of each row to the rows of some or all fields.
 
     >>> by_field({"plain": {"rate": 0.1, "runs": 5}, "fk": {"rate": 0.4, "runs": 3}})
     {'rate': {'plain': 0.1, 'fk': 0.4}, 'runs': {'plain': 5, 'fk': 3}}

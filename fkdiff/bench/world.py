@@ -16,14 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fkdiff import zoo
-from fkdiff.bench.emoji_arms import (
-    distances,
-    emoji,
-    fetched_art,
-    judge,
-    models,
-    real_pictures,
-)
+from fkdiff.bench import emoji_arms
+from fkdiff.bench.emoji_arms import distances, real_pictures
+from fkdiff.bench.fk_summary import best_of as chances
 from fkdiff.bench.kept import Kept
 from fkdiff.bench.tables import by_field, share
 from fkdiff.terms import load_reward
@@ -36,8 +31,7 @@ from fkdiff.zoo.sprites import Sprites, load_art
 __all__ = ["best_of", "draw_cloud", "run", "share_kept", "within"]
 
 REWARDS = {"clip": "emoji-clip", "vqa": "emoji-vqa"}
-LEVELS = (30, 50, 70)
-"""Shares of the run, per cent, after which denoised estimates are scored."""
+LEVELS = (30, 50, 70)  # shares of the run, per cent, after which estimates are scored
 GUIDANCE = 3.0
 QUICK = (4, 4, 4)  # prompts, pictures of each, steps
 WHOLE = (96, 16, 20)
@@ -49,29 +43,24 @@ Scores = NDArray[np.float64]
 def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
     """How the rewards of the zoo agree with its judge on what `emoji` draws; see `run_bench`.
 
-    Quick: 4 prompts, 4 pictures of each and 4 steps instead of 96, 16 and 20.
-
     Returns:
         `corr.R.judge`, correlation of reward R with the verdict within prompts; `kept.R.N`, share
         of the judge's own gain that best-of-N by R keeps; `seen.R.P`, R2 within prompts of the
         reward of the denoised estimate at P% of the run with the final reward; `pass_rate`,
         `distance.plain` to real renders, `psnr` of the autoencoder, `clip`, the shares of right
         captions preferred, and `agreement.eyes`.
-
-    Raises:
-        FileNotFoundError: If the weights of the judge or the art are missing.
     """
     count, each, steps = QUICK if quick else WHOLE
     lines = zoo.prompts("eval")
     prompts = [lines[int(i)] for i in np.linspace(0, len(lines) - 1, count).astype(int)]
-    eyes, pipe = judge(), emoji()
+    eyes, pipe = emoji_arms.judge(), emoji_arms.emoji()
     rewards = {name: load_reward(spec) for name, spec in REWARDS.items()}
     settings = {"prompts": count, "pictures": each, "steps": steps, "guidance": GUIDANCE}
-    kept = Kept(resume, {"seed": seed, **settings, **models(*REWARDS.values())})
+    kept = Kept(resume, {"seed": seed, **settings, **emoji_arms.models(*REWARDS.values())})
     parts = []
     for i, prompt in enumerate(prompts):
-        make = partial(_scored, pipe, eyes, rewards, prompt, each, steps, seed + i)
-        parts.append(kept.part(prompt, make))
+        draw = partial(draw_cloud, pipe, count=each, steps=steps, seed=seed + i)
+        parts.append(kept.part(prompt, partial(_scored, eyes, rewards, draw, prompt)))
     features = torch.tensor([part["features"] for part in parts])
     drawn = distances(features, eyes.features(real_pictures(prompts, seed)), seed)
     scenes = 4 if quick else 200
@@ -86,16 +75,11 @@ def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
 
 @torch.inference_mode()
 def _scored(
-    pipe: Any,
-    eyes: Judge,
-    rewards: Mapping[str, Any],
-    prompt: str,
-    count: int,
-    steps: int,
-    seed: int,
+    eyes: Judge, rewards: Mapping[str, Any], draw: Callable[..., dict[int, Tensor]], prompt: str
 ) -> dict[str, Any]:
     """Verdicts, features of the first picture, and each reward's values by level, of a prompt."""
-    drawn, prompts = draw_cloud(pipe, prompt, count, steps, seed), [prompt] * count
+    drawn = draw(prompt)
+    prompts = [prompt] * len(drawn[100])
     values = {
         name: {str(level): reward(x, prompts).tolist() for level, x in drawn.items()}
         for name, reward in rewards.items()
@@ -110,13 +94,6 @@ def _scored(
 @torch.inference_mode()
 def draw_cloud(pipe: Any, prompt: str, count: int, steps: int, seed: int) -> dict[int, Tensor]:
     """Plain samples of a prompt by stochastic DDIM (eta 1), and estimates of them on the way.
-
-    Arguments:
-        pipe: `emoji`.
-        prompt: What to draw.
-        count: Pictures.
-        steps: Denoising steps.
-        seed: Of the noise.
 
     Returns:
         Per cent of the run -> pictures (count, 3, 64, 64) in [0, 1]; 100 are the samples.
@@ -149,20 +126,19 @@ def agreement(
     verdicts = np.array([part["passed"] for part in parts], float)
     table = {}
     for name in rewards:
-        *early, final = (
-            np.array([part["values"][name][str(level)] for part in parts])
+        scores = {
+            level: np.array([part["values"][name][str(level)] for part in parts])
             for level in (*LEVELS, 100)
-        )
-        gains = {
-            str(n): _bootstrapped(partial(share_kept, n=n), final, verdicts)
-            for n in (2, 4, 8)
-            if n < verdicts.shape[1]
         }
-        levels = zip(LEVELS, early, strict=True)
+        final = scores.pop(100)
         table[name] = {
             "corr": {"judge": _bootstrapped(within, final, verdicts)},
-            "kept": gains,
-            "seen": {str(level): within(values, final) ** 2 for level, values in levels},
+            "kept": {
+                str(n): _bootstrapped(partial(share_kept, n=n), final, verdicts)
+                for n in (2, 4, 8)
+                if n < verdicts.shape[1]
+            },
+            "seen": {str(level): within(early, final) ** 2 for level, early in scores.items()},
         }
     groups: dict[str, list[bool]] = {}
     for prompt, row in zip(prompts, verdicts, strict=True):
@@ -185,23 +161,16 @@ def within(first: Scores, second: Scores) -> float:
 def best_of(scores: Scores, verdicts: Scores, n: int) -> float:
     """Expected verdict of the best scored of n pictures, over all subsets and all prompts.
 
-    Arguments:
-        scores: (prompts, pictures); of equal scores each is as likely to be taken.
-        verdicts: (prompts, pictures), 0 or 1.
-        n: At most the number of pictures.
+    Scores and verdicts, 0 or 1, are (prompts, pictures); of equal scores each is as likely taken.
 
     >>> best_of(np.array([[1.0, 2.0, 3.0]]), np.array([[0.0, 0.0, 1.0]]), 2)
     0.6666666666666666
     """
-    total = scores.shape[1]
-    # The k-th smallest is the largest of a subset if the others are among the k - 1 below it.
-    chance = np.array([math.comb(k, n - 1) for k in range(total)]) / math.comb(total, n)
     found = []
     for row, verdict in zip(scores, verdicts, strict=True):
-        order = np.argsort(row, kind="stable")
-        _, tie = np.unique(row[order], return_inverse=True)
-        means = np.bincount(tie, verdict[order]) / np.bincount(tie)
-        found.append(float((chance * means[tie]).sum()))
+        _, tie = np.unique(row, return_inverse=True)
+        means = np.bincount(tie, verdict) / np.bincount(tie)
+        found.append(float(chances(row.tolist(), n) @ means[tie]))
     return float(np.mean(found))
 
 
@@ -228,7 +197,7 @@ def _on_renders(pipe: Any, prompts: Sequence[str], seed: int, scenes: int) -> di
     x = 2 * real_pictures(prompts, seed) - 1
     with torch.inference_mode():
         error = (pipe.vae.decode(pipe.vae.encode(x).latents).sample.clamp(-1, 1) - x) / 2
-    sprites = Sprites(load_art(fetched_art()))
+    sprites = Sprites(load_art(emoji_arms.fetched_art()))
     return {
         "psnr": float(-10 * error.square().mean((1, 2, 3)).log10().mean()),
         "clip": captions_told_apart(zoo.path("emoji-clip"), sprites, scenes),

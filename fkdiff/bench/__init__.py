@@ -4,7 +4,7 @@ import platform
 import subprocess
 import time
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,8 @@ BENCHES = {
 }
 
 
-RESUMABLE = frozenset(BENCHES) - {
-    "alpha", "faults", "memory", "overhead", "resampling", "scale",
-}  # fmt: skip
+_IN_ONE_GO = {"alpha", "faults", "memory", "overhead", "resampling", "scale"}
+RESUMABLE = frozenset(BENCHES) - _IN_ONE_GO
 """Benches that keep their finished runs in a file and go on from it."""
 
 
@@ -48,17 +47,20 @@ class BenchRefused(ValueError):
 def run_bench(name: str, quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
     """Run a bench; its results, with where they come from under "provenance".
 
+    Each bench is a module whose `run` takes these arguments.
+
     Arguments:
         name: One of `BENCHES`.
         quick: Less of the same, below a minute.
         seed: Seed of all random numbers.
-        resume: File of finished runs to go on from and to add to, for those in `RESUMABLE`.
+        resume: File of finished parts to go on from and to add to, for those in `RESUMABLE`.
 
     Returns:
         Nested dictionary of what JSON knows.
 
     Raises:
-        ValueError: If there is no such bench, or it can't start.
+        ValueError: If there is no such bench, or it can't start. `BenchRefused` and
+            `FileNotFoundError` name what is missing, or that the file has other settings.
     """
     if name not in BENCHES:
         raise ValueError(f"name must be one of {', '.join(BENCHES)}, got {name!r}")
@@ -67,25 +69,19 @@ def run_bench(name: str, quick: bool, seed: int, resume: Path | None = None) -> 
     start = time.perf_counter()
     more = {} if resume is None else {"resume": resume}
     results = import_module(f"fkdiff.bench.{name}").run(quick=quick, seed=seed, **more)
-    settings = {"bench": name, "quick": quick, "seed": seed}
     seconds = round(time.perf_counter() - start, 1)
-    return {**results, "provenance": {**settings, "seconds": seconds, **_provenance()}}
+    settings = {"bench": name, "quick": quick, "seed": seed, "seconds": seconds}
+    return {**results, "provenance": {**settings, **_provenance()}}
 
 
 def _provenance() -> dict[str, Any]:
     import torch
 
-    packages = {}
-    for package in ("torch", "diffusers", "transformers", "numpy"):
-        try:
-            packages[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return {
         "fkdiff": __version__,
         "commit": _commit(),
         "python": platform.python_version(),
-        **packages,
+        **{name: version(name) for name in ("torch", "diffusers", "transformers", "numpy")},
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
@@ -94,17 +90,13 @@ def _provenance() -> dict[str, Any]:
 
 def _commit() -> str | None:
     """Commit of the checkout that this package runs from, "-dirty" with changes; else None."""
-    package = Path(__file__).resolve().parent
-
-    def git(*words: str) -> str | None:
-        command = ["git", "-C", str(package), *words]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    if not git("ls-files", "--error-unmatch", "__init__.py"):
-        return None  # installed below some other project's checkout
-    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "-uno")
-    return f"{commit}-dirty" if commit and changes else commit
+    git = ["git", "-C", str(Path(__file__).resolve().parent)]
+    # An installed package can lie below some other project's checkout, which doesn't track it.
+    tracked = [*git, "ls-files", "--error-unmatch", "__init__.py"]
+    described = [*git, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    options: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "timeout": 10}
+    try:
+        subprocess.run(tracked, **options)
+        return subprocess.run(described, **options).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

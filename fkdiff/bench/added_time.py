@@ -4,97 +4,97 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from unittest.mock import patch
 
-__all__ = ["keep_growth", "narrow_pipe", "sample_ratio", "tap_ms"]
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+
+from fkdiff import Grid, Tilt, as_reward, sample, steer
+from fkdiff.bench.emoji_arms import stock_emoji
+from fkdiff.processes.streams import slot_generators
+from fkdiff.taps.snapshots import Keeper
+
+__all__ = ["arms", "in_turn", "keep_growth", "narrow_pipe", "sample_ratio", "tap_ms"]
 
 PARTICLES, STEPS = 8, 30
+FREE = as_reward(lambda z: z.flatten(1).mean(dim=1), name="free", inputs="latents")
+
+
+def arms(pipe: Any, seed: int, **call: Any) -> dict[str, Callable[[], Any]]:
+    """The stock call of 8 particles by stochastic DDIM, a pass-through run, and FK steering."""
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    call |= {"num_inference_steps": STEPS, "eta": 1.0}
+
+    def stock() -> Any:
+        generators = slot_generators(seed, 1, PARTICLES)
+        return pipe(**call, num_images_per_prompt=PARTICLES, generator=generators)
+
+    def steered(*terms: Any) -> Callable[[], Any]:
+        kept = steer(pipe, *terms, particles=PARTICLES, select="all", seed=seed)
+        return lambda: kept(**call)
+
+    # A large scale makes resampling fire often: the dear case.
+    return {"stock": stock, "passthrough": steered(), "fk": steered(Tilt(FREE, scale=100.0))}
+
+
+def in_turn(calls: Sequence[Callable[[], Any]], repeats: int) -> list[list[float]]:
+    """Seconds of calls in turn, a list of each round; a first round only warms up."""
+    return [[_seconds(call) for call in calls] for _ in range(repeats + 1)][1:]
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def narrow_pipe() -> Any:
     """The bundled `emoji` with a small untrained network, so that what is around it shows."""
-    import torch
-    from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
-
-    from fkdiff import zoo
-
-    pipe: Any = DiffusionPipeline.from_pretrained(zoo.path("emoji"))
+    pipe = stock_emoji()
     config = dict(pipe.unet.config) | {"block_out_channels": (8, 16, 16), "norm_num_groups": 4}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network: Any = UNet2DConditionModel.from_config(config)
         pipe.register_modules(unet=network.eval())
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
-    pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
 def tap_ms(pipe: Any, seed: int, repeats: int) -> float:
     """Milliseconds that a pass-through run adds to a step of the stock call, 8 particles.
 
-    Arguments:
-        pipe: Of `narrow_pipe`.
-        seed: Seed of the noise.
-        repeats: Interleaved pairs, whose differences' median it is.
+    It is the median of the differences of interleaved pairs.
     """
-    from fkdiff import steer
-    from fkdiff.processes.streams import slot_generators
-
-    call = {"prompt": "a cat", "num_inference_steps": STEPS, "eta": 1.0, "output_type": "latent"}
-    kept = steer(pipe, particles=PARTICLES, select="all", seed=seed)
-
-    def stock() -> None:
-        generators = slot_generators(seed, 1, PARTICLES)
-        pipe(**call, num_images_per_prompt=PARTICLES, generator=generators)
-
-    pairs = _pairs(lambda: kept(**call), stock, repeats)
-    return 1e3 * statistics.median(a - b for a, b in pairs) / STEPS
+    calls = arms(pipe, seed, prompt="a cat", output_type="latent")
+    pairs = in_turn((calls["passthrough"], calls["stock"]), repeats)
+    return 1e3 * statistics.median(ours - stock for ours, stock in pairs) / STEPS
 
 
 def keep_growth(pipe: Any, seed: int, lengths: tuple[int, int] = (50, 400)) -> float:
-    """Time of a save in a long run over that in a short one, on average over its steps.
-
-    Arguments:
-        pipe: Of `narrow_pipe`.
-        seed: Seed of the noise.
-        lengths: Steps of the two runs.
-    """
-    from fkdiff import Tilt, as_reward, steer
-    from fkdiff.taps.snapshots import Keeper
-
-    free = as_reward(lambda z: z.flatten(1).mean(dim=1), name="free", inputs="latents")
+    """Time of a save in a long run over that in a short one, on average over its saves."""
     spent: list[float] = []
     usual = Keeper.keep
 
     def timed(keeper: Any, *arguments: Any) -> None:
-        start = time.perf_counter()
-        usual(keeper, *arguments)
-        spent.append(time.perf_counter() - start)
+        spent.append(_seconds(lambda: usual(keeper, *arguments)))
 
     means = []
     for steps in lengths:
         spent.clear()
         with tempfile.TemporaryDirectory() as folder, patch.object(Keeper, "keep", timed):
-            kept = steer(pipe, Tilt(free), particles=4, seed=seed, keep=folder)
+            kept = steer(pipe, Tilt(FREE), particles=4, seed=seed, keep=folder)
             kept("a cat", num_inference_steps=steps, eta=1.0, output_type="latent")
-        means.append(sum(spent) / steps)
+        means.append(statistics.fmean(spent))
     return means[1] / means[0]
 
 
 def sample_ratio(particles: int, seed: int, repeats: int) -> float:
     """Time of `sample` over that of a plain loop of the same steps, a mixture in one dimension.
 
-    Arguments:
-        particles: K.
-        seed: Seed of the noise.
-        repeats: Interleaved pairs, whose ratios' median it is.
+    It is the median of the ratios of interleaved pairs.
     """
-    import torch
-
-    from fkdiff import Grid, sample
-
     grid = Grid.vp(20, prediction="score")
 
     def score(x: torch.Tensor, alpha: float, sigma: float) -> torch.Tensor:
@@ -117,20 +117,4 @@ def sample_ratio(particles: int, seed: int, repeats: int) -> float:
     def ours() -> None:
         sample(score, grid, shape=(1,), particles=particles, seed=seed)
 
-    return statistics.median(a / b for a, b in _pairs(ours, plain, repeats))
-
-
-def _pairs(
-    one: Callable[[], Any], other: Callable[[], Any], repeats: int
-) -> list[tuple[float, float]]:
-    """Seconds of two calls in turn, after one of each that isn't counted."""
-    calls, found = (one, other), []
-    for number in range(repeats + 1):
-        seconds = []
-        for call in calls:
-            start = time.perf_counter()
-            call()
-            seconds.append(time.perf_counter() - start)
-        if number:
-            found.append((seconds[0], seconds[1]))
-    return found
+    return statistics.median(a / b for a, b in in_turn((ours, plain), repeats))

@@ -21,13 +21,8 @@ from fkdiff.zoo.composites import GROUNDS, Composite, composites, load_unseen
 
 __all__ = ["colour_errors", "iou", "rough_prior", "run"]
 
-METHODS = {
-    "default": None,
-    "grabcut": "cv2",
-    "alfie": "cv2",
-    "closed-form": "pymatting",
-    "knn": "pymatting",
-}
+METHODS = {"default": None, "grabcut": "cv2", "alfie": "cv2"}
+METHODS |= {"closed-form": "pymatting", "knn": "pymatting"}  # and the package that each needs
 COUNT, QUICK = 200, 12
 ARMS = ("with", "without", "end_to_end")
 
@@ -35,17 +30,12 @@ ARMS = ("with", "without", "end_to_end")
 def run(quick: bool, seed: int) -> dict[str, Any]:
     """What each installed method makes of the same pictures and priors; see `run_bench`.
 
-    Quick: 12 composites over each kind of background instead of 200.
-
     Returns:
         `sad.METHOD.GROUND` (sum of absolute errors, pixels), `iou.METHOD.GROUND` (at alpha 0.5),
         `seconds.METHOD.GROUND`, and the error of colours at soft pixels, alpha times the absolute
         error, in [0, 1]: `colour_error.GROUND.{with,without}` (estimated, and as the picture has
         it) for the true alpha, as benchmarks of foreground estimation take it, and `end_to_end`
         for the default method's own.
-
-    Raises:
-        FileNotFoundError: If the art can't be had.
     """
     art, count = load_unseen(fetched_art()), QUICK if quick else COUNT
     installed = [m for m, needs in METHODS.items() if not needs or importlib.util.find_spec(needs)]
@@ -79,12 +69,7 @@ def iou(found: Tensor, truth: Tensor) -> float:
 
 
 def colour_errors(case: Composite, share: Tensor) -> tuple[float, ...]:
-    """Errors of the colour at soft pixels, weighted by alpha, by `ARMS`.
-
-    Arguments:
-        case: A composite.
-        share: Estimated alpha, (h, w).
-    """
+    """Errors of the colour at soft pixels, weighted by alpha, by `ARMS`; share is (h, w)."""
     image, colour = (torch.from_numpy(x).permute(2, 0, 1) for x in (case.image, case.colour))
     truth = torch.from_numpy(case.alpha)
     soft = (truth > 0.05) & (truth < 0.95)
@@ -95,20 +80,18 @@ def colour_errors(case: Composite, share: Tensor) -> tuple[float, ...]:
 def _measured(
     method: str, kind: str, cases: Sequence[Composite], priors: Sequence[Tensor]
 ) -> dict[str, Any]:
-    ious, sads, errors, spent = [], [], [], 0.0
-    rows = list(zip(cases, priors, strict=True))
-    for case, prior in tqdm(rows, desc=f"{method}, {kind}", mininterval=5):
+    rows: list[dict[str, float]] = []
+    bar = tqdm(list(zip(cases, priors, strict=True)), f"{method}, {kind}", mininterval=5)
+    for case, prior in bar:
         image, truth = torch.from_numpy(case.image).permute(2, 0, 1), torch.from_numpy(case.alpha)
         start = time.perf_counter()
         share = alpha(image, prior, method)
-        spent += time.perf_counter() - start
-        ious.append(iou(share, truth))
-        sads.append(float((share - truth).abs().sum()))
-        errors.append(colour_errors(case, share) if method == "default" else ())
-    colours = zip(ARMS, zip(*errors, strict=True), strict=False)
-    return {
-        "sad": summary(sads),
-        "iou": summary(ious),
-        "seconds": spent / len(cases),
-        "colour_error": {arm: summary(values) for arm, values in colours},
-    }
+        row = {"seconds": time.perf_counter() - start, "iou": iou(share, truth)}
+        row["sad"] = float((share - truth).abs().sum())
+        if method == "default":
+            row |= zip(ARMS, colour_errors(case, share), strict=True)
+        rows.append(row)
+    found = {field: summary([row[field] for row in rows]) for field in rows[0]}
+    seconds = statistics.fmean(row["seconds"] for row in rows)
+    colours = {arm: found.pop(arm) for arm in ARMS if arm in found}
+    return {**found, "seconds": seconds, "colour_error": colours}

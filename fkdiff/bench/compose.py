@@ -4,19 +4,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from fkdiff import Resample, RLGuidance, Tilt
 from fkdiff.bench.emoji_arms import Clouds, adapter, clouds_of, emoji, judge, models
 from fkdiff.bench.fk_runs import Settings
 from fkdiff.bench.kept import Kept
 from fkdiff.bench.tables import by_field
-from fkdiff.smc import Resample
-from fkdiff.terms import RLGuidance, Tilt, load_reward
+from fkdiff.terms import load_reward
 
 __all__ = ["run"]
 
 W = 1.6
+# As in the bench `fk`, chosen on other prompts; no guidance, as while the adapter was tuned.
 SETTINGS = Settings(guidance=1.0)
-"""Steps, scale and window as in the bench `fk`, chosen on other prompts; no guidance, as while
-the adapter was tuned."""
 QUICK = (6, 6)  # pictures an arm, and steps
 
 
@@ -26,14 +25,9 @@ def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
     One picture a prompt. base_fk4 and rl_bon4 make equally many evaluations, and so do base_bon8
     and rl_rlg_fk4.
 
-    Quick: 6 prompts of 6 steps instead of the 150 of the evaluation list of 20.
-
     Returns:
         `pass_rate`, `reward`, `nfe` (evaluations a picture) and `seconds` of `base`, `base_fk4`,
         `base_bon8`, `rl`, `rl_rlg`, `rl_bon4` and `rl_rlg_fk4`.
-
-    Raises:
-        FileNotFoundError: If the weights of the judge or of the adapter are missing.
     """
     eyes, pipe = judge(), emoji()
     name, reward = adapter(pipe), load_reward("emoji-clip")

@@ -4,20 +4,19 @@
 best of a cloud of 4 by the reward of the composite (`--particles 1`: as they come).
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 import torch
+import typer
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from fkdiff import Cutout, Tilt, steer
 from fkdiff.bench.emoji_arms import emoji
 from fkdiff.rewards.rgba import OverBackgrounds
-from fkdiff.rgba import Cutout, checkerboard, over
-from fkdiff.steering import steer
-from fkdiff.terms import Tilt
+from fkdiff.rgba import checkerboard, over
 from fkdiff.zoo.composites import ground
 from fkdiff.zoo.words import OBJECTS, with_article
 
@@ -27,14 +26,7 @@ COLUMNS, ROWS, ZOOM = 6, 4, 2
 
 
 def cut_outs(names: list[str], particles: int, seed: int, steps: int = 30) -> Tensor:
-    """Cut-outs of single objects, (n, 4, 64, 64) in [0, 1].
-
-    Arguments:
-        names: Objects that `emoji` knows.
-        particles: Pictures from which each is the best by its reward; 1 for no reward.
-        seed: Of the first.
-        steps: Denoising steps.
-    """
+    """Cut-outs of single objects, (n, 4, 64, 64) in [0, 1]: the best of so many by the reward."""
     pipe, found = emoji(), []
     tilts = [Tilt(OverBackgrounds("emoji-clip"), 4)] if particles > 1 else []
     for index, name in enumerate(tqdm(names, desc="cut-outs")):
@@ -46,12 +38,7 @@ def cut_outs(names: list[str], particles: int, seed: int, steps: int = 30) -> Te
 
 
 def sheet(cutouts: Tensor, seed: int = 0) -> Image.Image:
-    """24 cut-outs twice: on a checkerboard, and on a photo-like background made of noise.
-
-    Arguments:
-        cutouts: (24, 4, h, w) in [0, 1].
-        seed: Of the background.
-    """
+    """24 cut-outs (24, 4, h, w) twice: on a checkerboard, and on photo-like noise."""
     size = cutouts.shape[-1]
     rows = cutouts.reshape(ROWS, COLUMNS, *cutouts.shape[1:])
     whole = rows.permute(2, 0, 3, 1, 4).reshape(4, ROWS * size, COLUMNS * size)
@@ -62,17 +49,11 @@ def sheet(cutouts: Tensor, seed: int = 0) -> Image.Image:
     return image.resize((ZOOM * image.width, ZOOM * image.height), Image.Resampling.LANCZOS)
 
 
-def main() -> None:
+def main(file: Path, particles: int = 4, seed: int = 0, steps: int = 30) -> None:
     """Draw the picture into the file that is named."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("file", type=Path)
-    for name, default in (("particles", 4), ("seed", 0), ("steps", 30)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    given = parser.parse_args()
-    names = list(OBJECTS)[: ROWS * COLUMNS]
-    cutouts = cut_outs(names, given.particles, given.seed, given.steps)
-    sheet(cutouts, given.seed).save(given.file, quality=85)
+    cutouts = cut_outs(list(OBJECTS)[: ROWS * COLUMNS], particles, seed, steps)
+    sheet(cutouts, seed).save(file, quality=85)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

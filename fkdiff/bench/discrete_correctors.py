@@ -10,14 +10,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fkdiff import Anneal, DiscreteCorrect, MaskedPath, Product, Resample, Tilt, as_reward
 from fkdiff.bench.kept import Kept
 from fkdiff.bench.latency import one_thread
 from fkdiff.bench.tables import by_field, means, standard_error
 from fkdiff.bench.token_laws import TokenLaw
-from fkdiff.processes import MaskedPath
-from fkdiff.smc import Resample
-from fkdiff.terms import Anneal, DiscreteCorrect, Product, Tilt, as_reward
-from fkdiff.tokens.sampling import sample_tokens
+from fkdiff.tokens import sample_tokens
 
 __all__ = ["CASES", "Q1", "Q2", "run"]
 
@@ -27,19 +25,12 @@ REWARD = 1.2 * torch.randn(81, generator=torch.Generator().manual_seed(3)).doubl
 
 @dataclass(frozen=True)
 class Case:
-    """A row of the table.
+    """A row of the table."""
 
-    Arguments:
-        powers: Exponents of the two laws in the target.
-        terms: What makes that pool of the first law and of guidance.
-        guidance: Guidance scale; Q1 is the unconditional law and Q2 the conditional one.
-        tilted: Whether a reward tilts it.
-    """
-
-    powers: tuple[float, float]
-    terms: tuple[Any, ...] = ()
-    guidance: float = 1.0
-    tilted: bool = False
+    powers: tuple[float, float]  # exponents of the two laws in the target
+    terms: tuple[Any, ...] = ()  # that make this pool of the first law and of guidance
+    guidance: float = 1.0  # Q1 is the unconditional law and Q2 the conditional one
+    tilted: bool = False  # by a reward
 
     @property
     def target(self) -> Tensor:
@@ -75,8 +66,6 @@ CASES: Mapping[str, Case] = {
 def run(quick: bool = False, seed: int = 0, resume: Path | None = None) -> dict[str, Any]:
     """Total variation from the enumerated law, case by case; arguments as for `run_bench`.
 
-    Quick: 2 seeds and 1000 particles in place of 10 and 4000.
-
     Returns:
         `tv.CASE.{automatic,published,unweighted,floor}` with standard errors under `tv_se`, the
         ratio of automatic to floor under `ratio`, and `z_ratio` (mean of exp(log Z) over its
@@ -84,8 +73,7 @@ def run(quick: bool = False, seed: int = 0, resume: Path | None = None) -> dict[
     """
     seeds, particles, steps = (2, 1000, 40) if quick else (10, 4000, 40)
     settings = {"seed": seed, "seeds": seeds, "particles": particles, "steps": steps}
-    kept = Kept(resume, settings)
-    table = {}
+    kept, table = Kept(resume, settings), {}
     for name in tqdm(CASES, desc="discrete_correctors", mininterval=5):
         rows = [
             kept.part(f"{name}/{s}", partial(_measure, CASES[name], particles, steps, s))

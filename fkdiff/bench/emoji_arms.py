@@ -16,11 +16,9 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 from tqdm import tqdm
 
-from fkdiff import zoo
+from fkdiff import Steered, Tilt, steer, zoo
 from fkdiff.bench.kept import Kept
 from fkdiff.bench.tables import share, summary
-from fkdiff.steering import Steered, steer
-from fkdiff.terms import Tilt
 from fkdiff.zoo.autoencoder import pictures
 from fkdiff.zoo.judge import Judge, load_judge
 from fkdiff.zoo.parse import parse
@@ -40,12 +38,11 @@ __all__ = [
     "stock_emoji",
 ]
 
-ROWS = 32
-"""Particles of one call: clouds are drawn together while they are few."""
+ROWS = 32  # particles of one call: clouds are drawn together while they are few
 
 
 def clouds_of(count: int) -> list[str]:
-    """So many prompts of the evaluation list, again from its start where it ends."""
+    """So many prompts of the evaluation list, from its start again where it ends."""
     return list(islice(cycle(zoo.prompts("eval")), count))
 
 
@@ -116,15 +113,7 @@ def fetched_art() -> Path:
 
 
 def real_pictures(prompts: Sequence[str], seed: int) -> Tensor:
-    """Renders of what prompts say, (n, 3, 64, 64) in [0, 1]: the law that models should have.
-
-    Arguments:
-        prompts: Captions of scenes.
-        seed: Of places and sizes.
-
-    Raises:
-        FileNotFoundError: If the art can't be had.
-    """
+    """Renders of what prompts say, (n, 3, 64, 64) in [0, 1]: the law that models should have."""
     sprites, rng = Sprites(load_art(fetched_art())), np.random.default_rng(seed)
     images = [render(parse(prompt), sprites, rng) for prompt in prompts]
     return (pictures(images) + 1) / 2
@@ -132,25 +121,15 @@ def real_pictures(prompts: Sequence[str], seed: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Clouds:
-    """The clouds that every arm of a bench draws: the same prompts, seeds and judge.
-
-    Arguments:
-        pipe: The pipeline.
-        eyes: The independent judge.
-        prompts: One a cloud; clouds of a prompt that comes again have other seeds.
-        seed: Of the first call.
-        kept: Where finished calls are kept.
-        reward: Measured on what is returned; None for none.
-        reference: Features of real pictures (n, d), from which distances are; None for none.
-    """
+    """The clouds that every arm of a bench draws: the same prompts, seeds and judge."""
 
     pipe: Any
     eyes: Judge
-    prompts: Sequence[str]
-    seed: int
+    prompts: Sequence[str]  # one a cloud; clouds of a prompt that comes again have other seeds
+    seed: int  # of the first call
     kept: Kept
-    reward: Any = None
-    reference: Tensor | None = None
+    reward: Any = None  # measured on what is returned
+    reference: Tensor | None = None  # features of real pictures (n, d), from which distances are
 
     def measured(
         self,
@@ -162,12 +141,8 @@ class Clouds:
     ) -> dict[str, Any]:
         """Draws one picture for each prompt, each from a cloud of its own, and measures them.
 
-        Arguments:
-            name: Of the arm; finished calls are kept under it.
-            terms: Of the run.
-            particles: K.
-            call: Further arguments of the pipeline.
-            settings: Further arguments of `steer`.
+        Finished calls are kept under the arm's name; `call` and `settings` are further arguments
+        of the pipeline and of `steer`.
 
         Returns:
             `pass_rate`; `reward` and `distance` where there is something to measure them by;

@@ -21,15 +21,10 @@ def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
     the same captions. All arms take the same steps: `plain` the stock deterministic ones, `sde`
     the stochastic ones that the corrected arms take, without weights.
 
-    Quick: 6 clouds of 6 steps instead of 128 of 50.
-
     Returns:
         `distance.{plain,sde,fk4,fk16}.G` (kernel distance `mean`, `se`, and `frechet`),
         `pass_rate.{plain,sde,fk4,fk16}.G`, `logw_var.G` (variance of the corrector's increments
         with 4 particles, summed over a run).
-
-    Raises:
-        FileNotFoundError: If the judge's weights, or the art of the real pictures, are missing.
     """
     eyes = judge()
     count, steps = QUICK if quick else (128, 50)

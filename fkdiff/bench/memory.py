@@ -19,8 +19,6 @@ MICRO_BATCH = 8
 def run(quick: bool, seed: int) -> dict[str, Any]:
     """Compare peak minus after-load memory in separate processes; arguments as for `run_bench`.
 
-    Quick: 4 steps instead of 30, once instead of three times.
-
     Returns:
         `ratio` (64 particles with `micro_batch=8` over 8 particles), the megabytes of each
         (medians) and of each repeat.
@@ -32,24 +30,16 @@ def run(quick: bool, seed: int) -> dict[str, Any]:
     for _ in range(1 if quick else 3):
         for particles, micro_batch in ((8, None), (64, MICRO_BATCH)):
             arguments = (particles, micro_batch, steps, seed)
-            repeats[str(particles)].append(in_process(__name__, arguments, frugal))
+            repeats[str(particles)].append(in_process(__name__, arguments, **frugal))
     megabytes = {name: statistics.median(values) for name, values in repeats.items()}
     ratio = megabytes["64"] / megabytes["8"]
     return {"ratio": ratio, "megabytes": megabytes, "repeats": repeats, "steps": steps}
 
 
-def in_process(
-    module: str, arguments: tuple[Any, ...], environment: dict[str, str] | None = None
-) -> float:
-    """Runs `python -m MODULE ARGUMENTS`; returns the number in its last line.
-
-    Arguments:
-        module: It is given the arguments as JSON.
-        arguments: What JSON knows.
-        environment: Further variables.
-    """
+def in_process(module: str, arguments: tuple[Any, ...], **environment: str) -> float:
+    """Runs `python -m MODULE ARGUMENTS`, these as JSON; returns the number in its last line."""
     command = [sys.executable, "-m", module, json.dumps(arguments)]
-    env = {**os.environ, **(environment or {})}
+    env = {**os.environ, **environment}
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=env)
     return float(done.stdout.splitlines()[-1])
 

@@ -56,7 +56,7 @@ class Mixture:
 def quadrature(
     pool: Sequence[tuple[float, Mixture]], tilt: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor, float]:
-    """Probabilities of even cells under exp(tilt) times the product of laws to their powers.
+    """Integrates exp(tilt) times the product of laws to their powers over even cells.
 
     Returns:
         The cells' edges, (61,), their probabilities, (60,), and log Z.

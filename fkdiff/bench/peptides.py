@@ -13,24 +13,19 @@ from typing import Any
 
 import torch
 
-from fkdiff import zoo
+from fkdiff import GumbelFlowPipeline, Resample, StraightThrough, Tilt, zoo
 from fkdiff.bench.kept import Kept
 from fkdiff.bench.latency import one_thread
 from fkdiff.bench.macrel_judge import macrel
 from fkdiff.bench.tables import by_field
 from fkdiff.sequences.designs import diversity, nearest
 from fkdiff.sequences.fasta import read_fasta
-from fkdiff.sequences.guidance import StraightThrough
 from fkdiff.sequences.guides import load_guides
-from fkdiff.sequences.pipeline import GumbelFlowPipeline
-from fkdiff.smc import Resample
-from fkdiff.terms.fk_steering import Tilt
 
 __all__ = ["METHODS", "run"]
 
 METHODS = ("plain", "bon", "stg", "fk", "stg_fk")
-LENGTH = 20
-PARTICLES = 4
+LENGTH, PARTICLES = 20, 4
 SCALE = 5.0
 GUIDANCE = 8.0
 HEMOLYSIS = 1.25
@@ -40,15 +35,10 @@ HEMOLYSIS = 1.25
 def run(quick: bool = False, seed: int = 0, resume: Path | None = None) -> dict[str, Any]:
     """Design with each method and judge; arguments as for `run_bench`.
 
-    Quick: 24 designs in place of 500, 10 steps in place of 24.
-
     Returns:
         By method: `amp` and `hemolysis` (shares above .5), `joint` (AMP > .5 and hemolysis < .5),
         `diversity` (mean edit distance of pairs), `novelty` (share not in the training set),
         `nearest` (mean edit distance to the training set), `evaluations` of the network.
-
-    Raises:
-        ModuleNotFoundError: If macrel isn't installed.
     """
     n, steps = (24, 10) if quick else (500, 24)
     settings = {"seed": seed, "n": n, "steps": steps, "length": LENGTH, "particles": PARTICLES}

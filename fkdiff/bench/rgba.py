@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fkdiff import Cutout, steer
 from fkdiff.bench.emoji_arms import emoji, judge, models
 from fkdiff.bench.kept import Kept
 from fkdiff.bench.memory import growth, in_process
 from fkdiff.bench.tables import share
 from fkdiff.processes.streams import slot_generators
-from fkdiff.rgba import Cutout, over
-from fkdiff.steering import steer
+from fkdiff.rgba import over
 from fkdiff.zoo.judge import Judge
 from fkdiff.zoo.words import BACKGROUNDS, OBJECTS, with_article
 
@@ -28,24 +28,18 @@ __all__ = ["run", "touches"]
 
 ARMS = ("plain", "alfie")
 QUICK = (8, 8)  # pictures and steps
-TOGETHER = 8
-"""Prompts of one call."""
+TOGETHER = 8  # prompts of one call
 SIZE = 64
 
 
 def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
     """Plain pictures and cut-outs of the same single objects, on white; see `run_bench`.
 
-    Quick: 8 prompts of 8 steps instead of 200 of 30.
-
     Returns:
         `cropped.{plain,alfie}` (share of subjects whose alpha reaches the frame),
         `judge.{plain,composite}` (pass rates: pictures as drawn; cut-outs over random backgrounds
         that the caption names), `time_ratio` (seconds over those of the stock call), and
         `memory_ratio` (peak above load, 8 pictures: cut-outs in micro-batches of 4 over stock).
-
-    Raises:
-        FileNotFoundError: If the judge's weights are missing.
     """
     count, steps = QUICK if quick else (200, 30)
     eyes, pipe = judge(), emoji()

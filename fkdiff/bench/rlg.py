@@ -3,15 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fkdiff.bench.emoji_arms import (
-    Clouds,
-    adapter,
-    clouds_of,
-    emoji,
-    judge,
-    models,
-    real_pictures,
-)
+from fkdiff.bench.emoji_arms import Clouds, adapter, clouds_of, emoji, judge, models, real_pictures
 from fkdiff.bench.kept import Kept
 from fkdiff.bench.tables import by_field
 from fkdiff.terms import Correct, RLGuidance, load_reward
@@ -19,23 +11,17 @@ from fkdiff.terms import Correct, RLGuidance, load_reward
 __all__ = ["run"]
 
 WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
-GUIDANCE = 1.0
-"""None, as while the adapter was tuned."""
+GUIDANCE = 1.0  # none, as while the adapter was tuned
 QUICK = (6, 6)  # pictures an arm, and steps
 
 
 def run(quick: bool, seed: int, resume: Path | None = None) -> dict[str, Any]:
     """What each weight of `emoji-rl` draws, one picture a prompt; see `run_bench`.
 
-    Quick: 6 prompts of 6 steps instead of 100 of 50.
-
     Returns:
         `reward.wW`, `pass_rate.wW`, `distance.wW` (to real renders, in the judge's features), by
         the stock deterministic steps; the same below `sde`, the stochastic steps that the
         corrector takes, and below `corrected`, with its weights in clouds of 4.
-
-    Raises:
-        FileNotFoundError: If the weights of the judge or of the adapter, or the art, are missing.
     """
     eyes, pipe = judge(), emoji()
     name, reward = adapter(pipe), load_reward("emoji-clip")

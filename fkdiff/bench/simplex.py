@@ -16,20 +16,17 @@ from typing import Any, get_args
 import torch
 from tqdm import tqdm
 
+from fkdiff import GumbelFlowPipeline, GumbelFlowScheduler, SimplexDenoiser
 from fkdiff.bench.kept import Kept
 from fkdiff.bench.latency import one_thread
 from fkdiff.processes.simplex import Schedule
-from fkdiff.sequences.denoiser import SimplexDenoiser
 from fkdiff.sequences.losses import flow_matching_loss
-from fkdiff.sequences.pipeline import GumbelFlowPipeline
-from fkdiff.sequences.scheduler import GumbelFlowScheduler
 from fkdiff.zoo.loop import Draws, Fit, Trainer
 
 __all__ = ["run"]
 
 LENGTH = 4
-COUNTED = 200_000
-"""Training sequences whose letters are counted."""
+COUNTED = 200_000  # training sequences whose letters are counted
 SIZES = (20, 40, 60, 80, 100, 120, 140, 160, 512)
 # KL of the published table (arXiv 2503.17361, toy experiment), by method and number of letters.
 PUBLISHED = {
@@ -44,8 +41,6 @@ PUBLISHED = {
 def run(quick: bool = False, seed: int = 0, resume: Path | None = None) -> dict[str, Any]:
     """Train and sample for each alphabet and schedule; arguments as for `run_bench`.
 
-    Quick: two alphabets, fewer steps and sequences.
-
     Returns:
         Fields `kl.consistent.K*` and `kl.paper.K*`, mean over positions of
         KL(empirical || target); `floor.K*`, what exact samples have, (K - 1) / 2N;
@@ -55,21 +50,17 @@ def run(quick: bool = False, seed: int = 0, resume: Path | None = None) -> dict[
     sizes = (20, 160) if quick else SIZES
     settings = {"seed": seed, "n": n, "training": training, "steps": steps, "counted": COUNTED}
     kept = Kept(resume, settings)
-    results: dict[str, Any] = {
-        "kl": {schedule: {} for schedule in get_args(Schedule)},
-        "floor": {f"K{k}": (k - 1) / (2 * n) for k in sizes},
-        "published": {
-            method: {f"K{k}": row[SIZES.index(k)] for k in sizes}
-            for method, row in PUBLISHED.items()
-        },
-        "settings": settings,
-    }
+    kl: dict[str, dict[str, float]] = {schedule: {} for schedule in get_args(Schedule)}
     order = sorted(sizes, key=lambda k: k not in (20, 160, 512))  # the ends and the bar first
     jobs = [(k, schedule) for k in order for schedule in get_args(Schedule)]
     for k, schedule in tqdm(jobs, desc="simplex"):
         make = partial(_divergence, k, schedule, n, training, steps, seed)
-        results["kl"][schedule][f"K{k}"] = kept.part(f"{schedule}.K{k}", make)
-    return results
+        kl[schedule][f"K{k}"] = kept.part(f"{schedule}.K{k}", make)
+    floor = {f"K{k}": (k - 1) / (2 * n) for k in sizes}
+    published = {
+        method: {f"K{k}": row[SIZES.index(k)] for k in sizes} for method, row in PUBLISHED.items()
+    }
+    return {"kl": kl, "floor": floor, "published": published, "settings": settings}
 
 
 def _divergence(k: int, schedule: Schedule, n: int, training: int, steps: int, seed: int) -> float:

@@ -14,11 +14,6 @@ __all__ = ["TokenLaw"]
 class TokenLaw:
     """A random law of sequences of `length` tokens over `letters` letters; the mask is `letters`.
 
-    Arguments:
-        seed: Of the law: Dirichlet(1/2) weights, a tenth of them uniform.
-        letters: V.
-        length: L.
-
     Example:
         >>> law = TokenLaw(0, letters=2, length=2)
         >>> law.outcomes.tolist()
@@ -27,7 +22,7 @@ class TokenLaw:
         [1.0, 0.0]
     """
 
-    seed: int
+    seed: int  # of Dirichlet(1/2) weights, a tenth of them uniform
     letters: int = 3
     length: int = 4
 

@@ -4,13 +4,15 @@ Image-to-image, inpainting and image-to-video pipelines draw noise and encode im
 row, and use them at every step. A particle that continues another one takes these along.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+from fkdiff.processes.shards import Shards
+from fkdiff.taps.carried import Carried
 from fkdiff.taps.shadowing import shadowed
 
 __all__ = ["PREPARING", "Conditioning", "kept_conditioning"]
@@ -25,24 +27,32 @@ class Conditioning:
     Arguments:
         rows: N.
         prepared: What each method returned, the state itself left out.
+        carried: What the call drew in its own frame.
     """
 
     rows: int
     prepared: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    carried: Carried | None = None
 
     @property
     def masked(self) -> bool:
         """Whether the pipeline keeps a part of an image."""
         return bool(self.prepared.get("prepare_mask_latents"))
 
-    def permute(self, pick: Callable[[Tensor], Tensor]) -> None:
+    def permute(self, pick: Callable[[Tensor], Tensor], moved: Sequence[Tensor] = ()) -> None:
         """Continue the rows that `pick` puts in the places of N others, or of copies of them.
 
         It happens in place, which is how the pipeline's loop gets to know.
+
+        Arguments:
+            pick: Continues rows.
+            moved: Tensors of the call whose rows are continued elsewhere.
         """
-        for value in (v for values in self.prepared.values() for v in values):
-            if isinstance(value, Tensor) and value.ndim > 2 and len(value) % self.rows == 0:
-                value.copy_(pick(value))
+        held = [v for values in self.prepared.values() for v in values if isinstance(v, Tensor)]
+        own = [v for v in held if v.ndim > 2 and len(v) % self.rows == 0]
+        more = [] if self.carried is None else self.carried.tensors([*held, *moved])
+        for value in (*own, *more):
+            value.copy_(pick(value))
 
     def blend(self, x: Tensor) -> Tensor:
         r"""Clean state as inpainting leaves it: $(1 - m) \cdot \mathrm{image} + m \cdot x$.
@@ -59,14 +69,17 @@ class Conditioning:
 
 
 @contextmanager
-def kept_conditioning(pipe: Any, rows: int) -> Iterator[Conditioning]:
+def kept_conditioning(
+    pipe: Any, shards: Shards, given: Mapping[str, Any]
+) -> Iterator[Conditioning]:
     """Keep hold of what the pipeline prepares for each row while the block lasts.
 
     Arguments:
         pipe: The pipeline.
-        rows: N.
+        shards: Which rows are here.
+        given: Arguments of its call.
     """
-    kept = Conditioning(rows)
+    kept = Conditioning(len(shards.rows), carried=Carried(pipe, shards, given))
     names = [name for name in PREPARING if hasattr(pipe, name)]
     methods = {name: _keeping(kept, name, getattr(pipe, name)) for name in names}
     with shadowed(pipe, **methods):

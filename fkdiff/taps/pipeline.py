@@ -1,7 +1,7 @@
 """The pipeline tap: one stock call, watched transition by transition."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +37,7 @@ from fkdiff.taps.results import cut_pictures
 from fkdiff.taps.row_axes import RowAxes
 from fkdiff.taps.samples import Samples
 from fkdiff.taps.scheduler import Call, path_between, permute_call, tapped_scheduler
-from fkdiff.taps.shadowing import own_ranking_off, watched_progress
+from fkdiff.taps.shadowing import own_ranking_off, untapped, watched_progress
 from fkdiff.taps.snapshots import Keeper
 from fkdiff.taps.sources import Sources
 from fkdiff.taps.stand_ins import stand_in_of_call
@@ -150,7 +150,7 @@ class PipelineTap:
             enter(chunked_feeding(pipe, self.shards, self))
             enter(watched_progress(pipe, self._on_bar))
             enter(own_ranking_off(pipe))
-            self.kept = enter(kept_conditioning(pipe, self._rows))
+            self.kept = enter(kept_conditioning(pipe, self.shards, self.expanded.arguments))
             enter(others_refused(pipe))
             output = pipe(**self._late.arguments, generator=list(self.generators))
             self._late.finish()
@@ -267,11 +267,13 @@ class PipelineTap:
 
     def _on_transition(self, call: Call) -> Tensor | None:
         """Let the engine weigh what has moved, and continue the rows that it chooses."""
-        assert self._opening is not None
-        step = self._step(call, self._opening)
-        self._opening = None
-        with self._aside():
+        opening, self._opening = self._opening, None
+        assert opening is not None
+        step = self._step(call, opening)
+        self._watching = False
+        with untapped(self.pipe, self._scheduler):
             chosen = self.engine.transition(step)
+        self._watching = True
         if self._bar is not None:
             self._bar.set_postfix(self.engine.status(), refresh=False)
         self.index += 1
@@ -279,24 +281,8 @@ class PipelineTap:
             self.moves.pool.progress = progress_of(self.index, step.total)
         self.parents = chosen
         if chosen is not None:
-            self._permute(call, chosen)
+            self._permute(call, chosen, opening.outputs)
         return chosen
-
-    @contextmanager
-    def _aside(self) -> Iterator[None]:
-        """Let a reward call the same pipeline: it finds the user's scheduler, and the run goes on.
-
-        Pipelines keep a call's settings (guidance scale, interrupt flag) on themselves.
-        """
-        held, self._watching = dict(vars(self.pipe)), False
-        # By assignment, diffusers would write the pipeline's config anew at each step.
-        vars(self.pipe)["scheduler"] = self._scheduler
-        try:
-            yield
-        finally:
-            vars(self.pipe).clear()
-            vars(self.pipe).update(held)
-            self._watching = True
 
     def _step(self, call: Call, opening: _Opening) -> Step:
         first, rows, log_w = opening.call, self._rows, self.engine.log_w
@@ -338,13 +324,14 @@ class PipelineTap:
         outputs = predictions(self.pipe, opening.outputs, first.sample[:rows], sigma)
         return split_guidance(outputs, mixed, rows, self.shards)
 
-    def _permute(self, call: Call, chosen: Tensor) -> None:
-        """Continue `chosen` rows in what the scheduler returned and in what it remembers."""
-        self.origin = self.origin[chosen]
+    def _permute(self, call: Call, chosen: Tensor, outputs: list[Tensor]) -> None:
+        """Continue `chosen` rows in what the scheduler returned, and in all that goes with it."""
+        self.origin, given = self.origin[chosen], (*call.arguments.values(), *call.output.values())
+        moved = [*outputs, *(value for value in given if isinstance(value, Tensor))]
 
         def walk(pick: Callable[[Tensor], Tensor]) -> None:
             permute_call(call, pick)
-            self.kept.permute(pick)
+            self.kept.permute(pick, moved)
             if self._samples.regions is not None:
                 self._samples.regions.permute(pick)
 

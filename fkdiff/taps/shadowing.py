@@ -6,7 +6,14 @@ from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
-__all__ = ["own_ranking_off", "shadowed", "shadow_of", "variant", "watched_progress"]
+__all__ = [
+    "own_ranking_off",
+    "shadow_of",
+    "shadowed",
+    "untapped",
+    "variant",
+    "watched_progress",
+]
 
 
 def variant(base: type, **methods: Callable[..., Any]) -> type:
@@ -62,6 +69,21 @@ def shadow_of(pipe: Any, scheduler: Any, without: Iterable[str] = ()) -> Any:
 
 def _no_progress(iterable: Any = None, total: int | None = None) -> Any:
     return nullcontext(SimpleNamespace(update=lambda n=1: None)) if iterable is None else iterable
+
+
+@contextmanager
+def untapped(pipe: Any, scheduler: Any) -> Iterator[None]:
+    """Let a reward call the pipeline: it finds the user's scheduler, and the run goes on after.
+
+    Pipelines keep a call's settings (guidance scale, interrupt flag) on themselves.
+    """
+    held = dict(vars(pipe))
+    pipe.scheduler = scheduler
+    try:
+        yield
+    finally:
+        vars(pipe).clear()
+        vars(pipe).update(held)
 
 
 def own_ranking_off(pipe: Any) -> Any:

@@ -13,7 +13,7 @@ from fkdiff.taps.denoiser import binder_of
 from fkdiff.taps.row_axes import RowAxes
 from fkdiff.testing import check_pipeline
 from tests.taps.setups import SEED, as_tensor, assert_near, brightness
-from tests.tiny import SETUPS, prepared
+from tests.tiny import newer_images, prepared, video
 
 CALL = {"num_inference_steps": 2, "output_type": "pt"}
 NAMES = ("animatediff", "hidream")
@@ -21,7 +21,7 @@ NAMES = ("animatediff", "hidream")
 
 @functools.cache
 def built(name):
-    return prepared(SETUPS[name])
+    return prepared(video.animatediff if name == "animatediff" else newer_images.hidream)
 
 
 def drawn(name, micro_batch, *terms, **more):

@@ -81,6 +81,44 @@ def sd_with_controlnet() -> Tiny:
     return Tiny(tiny.pipe, call)
 
 
+def flux_with_control() -> Tiny:
+    """The network sees a picture that the call itself encodes, drawn for each row."""
+    tiny = flux(in_channels=32)
+    parts = {
+        k: v
+        for k, v in tiny.pipe.components.items()
+        if k not in ("image_encoder", "feature_extractor")
+    }
+    pipe = D.FluxControlPipeline(**parts)
+    return replace(tiny, pipe=pipe, call={**tiny.call, "control_image": picture()})
+
+
+def flux_with_control_from_image() -> Tiny:
+    tiny = flux_with_control()
+    pipe = D.FluxControlImg2ImgPipeline(**tiny.pipe.components)
+    return replace(tiny, pipe=pipe, call={**tiny.call, **STEPS, "image": picture().flip(-1)})
+
+
+def flux_with_controlnet() -> Tiny:
+    tiny = flux()
+    controlnet = D.FluxControlNetModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=32,
+        axes_dims_rope=[4, 4, 8],
+        guidance_embeds=True,
+    )
+    for p in controlnet.parameters():
+        torch.nn.init.normal_(p, std=0.05)
+    pipe = D.FluxControlNetPipeline(**tiny.pipe.components, controlnet=controlnet)
+    return replace(tiny, pipe=pipe, call={**tiny.call, "control_image": picture()})
+
+
 def latent_consistency() -> Tiny:
     tiny = stable_diffusion()
     pipe = D.LatentConsistencyModelPipeline(

@@ -82,10 +82,11 @@ def stable_diffusion_3() -> Tiny:
     return Tiny(pipe, image_call(max_sequence_length=8))
 
 
-def flux() -> Tiny:
+def flux(in_channels: int = 16) -> Tiny:
     transformer = D.FluxTransformer2DModel(
         patch_size=1,
-        in_channels=16,
+        in_channels=in_channels,
+        out_channels=16,
         num_layers=1,
         num_single_layers=1,
         attention_head_dim=16,

@@ -69,6 +69,7 @@ GIVEN = {
 SHARING = (
     "sdxl_img2img",
     "flux_img2img",
+    "flux_control_img2img",
     "sd_inpaint",
     "sd_inpaint_9",
     "sdxl_inpaint",

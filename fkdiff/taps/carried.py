@@ -5,7 +5,6 @@ at every step, or step a part of the state and put the rest back. Such tensors s
 of the pipeline's methods while the scheduler steps.
 """
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -56,17 +55,16 @@ class Carried:
         return chosen
 
     def _differing(self, held: Mapping[Path, Tensor]) -> list[Path]:
-        """Paths of tensors whose rows differ within a prompt, the same on all processes."""
+        """Paths of tensors whose rows differ within a prompt; none where processes share them."""
+        if self.shards.world > 1:  # each has other rows, and may find other tensors
+            return []
         rows = len(self.shards.rows)
         mine = {p: v for p, v in held.items() if v.ndim > 2 and len(v) and len(v) % rows == 0}
-        names = {json.dumps(path): path for path in mine}
-        for text in self.shards.told(json.dumps(sorted(names))):
-            names = {name: path for name, path in names.items() if name in json.loads(text)}
         first = self.shards.everyone // self.shards.particles * self.shards.particles
         return [
             path
-            for _, path in sorted(names.items())
-            if not bool(self.shards.agree(_by_row(mine[path], rows), first).all())
+            for path, value in mine.items()
+            if not bool(self.shards.agree(_by_row(value, rows), first).all())
         ]
 
 

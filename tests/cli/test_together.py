@@ -152,7 +152,7 @@ def test_a_bad_line_loses_no_other(run, whole, here, sizes, monkeypatch, fault):
 
 
 def test_an_interrupted_group_goes_on_at_its_last_step(run, whole, here, sizes):
-    stops = BREAKS.replace("== 3", "== 4").format(fault="raise KeyboardInterrupt")
+    stops = BREAKS.replace("== 4", "== 5").format(fault="raise KeyboardInterrupt")
     code, _, error = run(stops, "runs", "--batch", 3)  # two calls a step: three micro-batches
     assert code == 130 and "the same command goes on with it" in error
     assert (here / "runs" / "together-00000" / "snapshot.safetensors").exists()
@@ -166,11 +166,11 @@ def test_an_interrupted_group_goes_on_at_its_last_step(run, whole, here, sizes):
     assert group.lines == tuple(asked)
     other = replace(asked[1], request=replace(asked[1].request, seed=8))
     assert together.kept_groups([asked[0], other, asked[2]], here / "runs") == []
-    (here / "calls").write_text("....")
+    (here / "calls").write_text(".....")
     assert run(stops, "runs", "--batch", 1)[0] == 0
     assert sizes == [3, 1]
-    # The second step of the three prompts, and three steps of the last line.
-    assert (here / "calls").read_text() == "...." + "x" * (3 + 3)
+    # The trial, the second step of the three prompts, and three steps of the last line.
+    assert (here / "calls").read_text() == "....." + "x" * (1 + 3 + 3)
     assert same(whole, here / "runs")
     assert not list(here.rglob("together-*"))
 

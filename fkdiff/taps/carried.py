@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from fkdiff.processes.shards import Shards
@@ -43,10 +44,11 @@ class Carried:
             moved: What continues its rows already, or is about to be replaced.
         """
         taken = [*moved, *(value for _, value in _tensors((), self.given))]
-        found = dict(_tensors((), _variables(self.pipe)))
+        variables = _variables(self.pipe)
+        found = dict(_tensors((), variables))
         held = {p: v for p, v in found.items() if not any(_within(v, one) for one in taken)}
         if self._drawn is None:
-            self._drawn = self._differing(held)
+            self._drawn = [] if _several(variables) else self._differing(held)
         mine = [held[path] for path in self._drawn if path in held]
         chosen: list[Tensor] = []
         for value in sorted(mine, key=Tensor.numel, reverse=True):  # a stable order
@@ -71,6 +73,13 @@ class Carried:
 def _by_row(value: Tensor, rows: int) -> Tensor:
     """What several copies of all rows, one after another, have of each."""
     return value.unflatten(0, (-1, rows)).movedim(1, 0).flatten(1)
+
+
+def _several(variables: Mapping[str, Any]) -> bool:
+    """Whether the call steps by a scheduler of its own too, whose rows `Companions` moves."""
+    own = variables.get("self.scheduler")
+    others = (v for name, v in variables.items() if not name.startswith("self."))
+    return any(isinstance(v, SchedulerMixin) and v is not own for v in others)
 
 
 def _variables(pipe: Any) -> dict[str, Any]:

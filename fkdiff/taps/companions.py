@@ -48,6 +48,8 @@ class Companions:
     _parents: Tensor | None = None
     _early: list[Call] = field(default_factory=list)
     _stages: set[Any] = field(default_factory=set)
+    ended: dict[Any, Any] = field(default_factory=dict)
+    """What the schedulers of earlier stages returned last, which stays as it is."""
 
     def turn(self, parents: Tensor | None) -> None:
         """Note the rows that a call of the first scheduler continued, None where none moved."""
@@ -74,6 +76,7 @@ class Companions:
         turn = call.position if call.scheduler not in self._stages else -1
         if self._turns == 0 and turn != 0:
             self._stages.add(call.scheduler)
+            self.ended[call.scheduler] = call.output.get("prev_sample")
             self._early = [early for early in self._early if early.scheduler is not call.scheduler]
         elif turn == self._turns:
             self._early.append(call)

@@ -327,6 +327,7 @@ class PipelineTap:
     def _permute(self, call: Call, chosen: Tensor, outputs: list[Tensor]) -> None:
         """Continue `chosen` rows in what the scheduler returned, and in all that goes with it."""
         self.origin, given = self.origin[chosen], (*call.arguments.values(), *call.output.values())
+        given = (*given, *self._companions.ended.values())
         moved = [*outputs, *(value for value in given if isinstance(value, Tensor))]
 
         def walk(pick: Callable[[Tensor], Tensor]) -> None:

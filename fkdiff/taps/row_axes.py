@@ -94,6 +94,10 @@ class RowAxes:
 
     def _place(self, path: Path, value: Any, batch: int) -> "_Place | None":
         """Where the rows of a part of the arguments are; None where it has none."""
+        if isinstance(value, Tensor) and (value.ndim == 0 or _plainly_first(path, value, batch)):
+            return _Place(0, 1) if value.ndim else None
+        if path[-1] == "down_block_additional_residuals":  # a tensor for each block
+            return None
         pairs = [
             (_at(path, one.arguments), _at(path, two.arguments), batch_of(one))
             for one, two in self._compared
@@ -136,6 +140,15 @@ class _Place:
 
     axis: int
     times: int
+
+
+def _plainly_first(path: Path, value: Tensor, batch: int) -> bool:
+    """Whether a tensor is a picture or a text for each row; tables of positions look otherwise.
+
+    Nothing has to be compared then, and no ControlNet evaluated for it.
+    """
+    known = value.ndim > 3 or path == ("encoder_hidden_states",)
+    return known and value.shape[0] == batch and list(value.shape).count(batch) == 1
 
 
 def _places(one: Any, two: Any, rows: int) -> Iterator[_Place]:

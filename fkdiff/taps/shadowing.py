@@ -78,7 +78,8 @@ def untapped(pipe: Any, scheduler: Any) -> Iterator[None]:
     Pipelines keep a call's settings (guidance scale, interrupt flag) on themselves.
     """
     held = dict(vars(pipe))
-    pipe.scheduler = scheduler
+    # By assignment, diffusers would write the pipeline's config anew at each step.
+    vars(pipe)["scheduler"] = scheduler
     try:
         yield
     finally:

@@ -15,6 +15,10 @@ from fkdiff.terms.term import Term
 
 __all__ = ["check_drawn", "check_read", "check_shared", "reads_texts"]
 
+# These keep an encoded image of each row in variables of their call, which one process alone sees.
+_CARRYING = ("FluxControl", "LTX2ImageToVideo", "LTXCondition", "LTXImageToVideo")
+_IMAGES = ("image", "mask_image", "control_image", "video", "conditions")
+
 
 def reads_texts(reward: Any) -> bool:
     """Whether a reward, or a part of it, has an argument `prompts`.
@@ -93,8 +97,15 @@ def check_shared(pipe: Any, expanded: Expanded) -> None:
     Raises:
         TapError: If so.
     """
-    images = [k for k in expanded.arguments if k in ("image", "mask_image")]
-    if images and hasattr(pipe, "_encode_vae_image"):
+    given = expanded.arguments
+    images = [k for k in _IMAGES if given.get(k) is not None]
+    if images and type(pipe).__name__.startswith(_CARRYING):
+        raise TapError(
+            f"group must be None for a call with {images[0]}: {type(pipe).__name__} keeps an "
+            f"encoding of it for each row, which can't move to another process; give each "
+            f"process prompts of its own"
+        )
+    if {"image", "mask_image"} & {*images} and hasattr(pipe, "_encode_vae_image"):
         raise TapError(
             f"group must be None for a call with {images[0]}: {type(pipe).__name__} "
             f"draws one encoding of it for all particles from the first one's generator; "

@@ -63,7 +63,18 @@ def check_pipeline(
         tolerance: Largest difference allowed, relative to the largest number of the output.
 
     Raises:
-        AssertionError: With what failed.
+        AssertionError: With what failed: a run without terms, the rows after resampling, or what
+            rewards are shown of the last state.
+
+    Example:
+        >>> from diffusers import DiffusionPipeline
+        >>> from fkdiff import zoo
+        >>> pipe = DiffusionPipeline.from_pretrained(zoo.path("emoji"))
+        >>> pipe.set_progress_bar_config(disable=True)
+        >>> call = {"prompt": "a cat on a red background", "num_inference_steps": 3}
+        >>> found = check_pipeline(pipe, call, rows=2, micro_batches=(1,))
+        >>> sorted(found.differences)
+        ['decode, micro_batch=1', 'null run', 'rows follow, micro_batch=1']
     """
     given = {"output_type": "pt", **call}
     expanded = expand(pipe, (), given, rows)
@@ -89,6 +100,7 @@ def check_pipeline(
             micro_batch=size,
             cost=Cost(),
         )
+        engine.tap = tap
         output = _numbers(tap(), rows)
         what = f"rows follow, micro_batch={size}"
         expected = {k: v[engine.lineage] for k, v in stock.items()}
@@ -98,11 +110,33 @@ def check_pipeline(
                 f"{name}: after resampling with micro_batch={size} rows differ from their "
                 f"ancestors' by {found[what]:.1e}; something per row didn't follow"
             )
+        found[f"decode, micro_batch={size}"] = _undecoded(name, engine.decoded, output, tolerance)
     return Checked(name, found)
+
+
+def _undecoded(
+    name: str, decoded: Tensor, output: Mapping[str, Tensor], tolerance: float
+) -> float:
+    """How far what rewards were shown at the end is from what came out."""
+    shown = decoded.double().flatten(1)
+    same = [v for v in output.values() if v.numel() == shown.numel()]
+    orders = [w for v in same for w in ([v, v.movedim(-1, 1)] if v.ndim > 2 else [v])]
+    far = [float((w.flatten(1) - shown).abs().max() / w.abs().max()) for w in orders]
+    if not far or min(far) > tolerance:
+        shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in output.items())
+        how = f"by {min(far):.1e}" if far else "in shape"
+        raise AssertionError(
+            f"{name}: samples that rewards are shown, {tuple(decoded.shape)}, differ {how} from "
+            f"the pipeline's own output: {shapes}"
+        )
+    return min(far)
 
 
 class _Lineage:
     """Rotates the rows at each transition and copies the last one into all before the end."""
+
+    tap: PipelineTap
+    decoded: Tensor
 
     def __init__(self, rows: int, generators: Sequence[torch.Generator]) -> None:
         self.seed, self.log_w = 0, torch.zeros(1, rows, dtype=torch.float64)
@@ -115,7 +149,8 @@ class _Lineage:
         return {}
 
     def transition(self, step: Step) -> Tensor | None:
-        if step.index >= step.total - 1:
+        if step.final:
+            self.decoded = torch.as_tensor(self.tap.decode(step.x0, self.tap.inputs))
             return None
         rows = torch.arange(len(self.lineage)).roll(-1)
         if step.index == step.total - 2:

@@ -196,6 +196,11 @@ class PipelineTap:
         return self._samples.readable
 
     @property
+    def by_row(self) -> bool:
+        """Whether `decode` asks which rows of the run it is given."""
+        return self._samples.by_row
+
+    @property
     def inputs(self) -> str:
         """What `decode` yields: "pixels", "video" or "audio"."""
         return self._samples.inputs
@@ -328,6 +333,8 @@ class PipelineTap:
         """Continue `chosen` rows in what the scheduler returned, and in all that goes with it."""
         self.origin, given = self.origin[chosen], (*call.arguments.values(), *call.output.values())
         given = (*given, *self._companions.ended.values())
+        if self.shards is not None and self.shards.world == 1:
+            self._samples.origin = self.origin
         moved = [*outputs, *(value for value in given if isinstance(value, Tensor))]
 
         def walk(pick: Callable[[Tensor], Tensor]) -> None:

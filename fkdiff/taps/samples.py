@@ -15,6 +15,7 @@ from fkdiff.taps.null_run import null_run
 from fkdiff.taps.per_prompt import PerPrompt
 from fkdiff.taps.regions import TappedRegions
 from fkdiff.terms.cost import Cost
+from fkdiff.terms.rows import joined
 
 __all__ = ["Samples"]
 
@@ -33,6 +34,7 @@ class Samples:
         alpha: Whether pictures come out with alpha.
         regions: Tells the alpha, while the run lasts.
         template: A network's output, which the null run imitates.
+        origin: Row that each row began in, (N,); None before anything was resampled.
     """
 
     pipe: Any
@@ -42,11 +44,17 @@ class Samples:
     alpha: bool = False
     regions: TappedRegions | None = None
     template: Any = None
+    origin: Tensor | None = None
 
     @property
     def inputs(self) -> str:
         """What the pipeline yields: "pixels", "video" or "audio"."""
         return yields(self.pipe)
+
+    @property
+    def by_row(self) -> bool:
+        """Whether samples depend on their rows: the pipeline's own tail keeps images of them."""
+        return decoder_for(self.pipe) is None
 
     @property
     def readable(self) -> tuple[str, ...]:
@@ -60,7 +68,7 @@ class Samples:
         Arguments:
             latents: Clean latents.
             inputs: What the reward reads.
-            rows: Rows of the run that they are, (n,), for pictures with alpha.
+            rows: Rows of the run that they are, (n,); None for the first n.
 
         Raises:
             TapError: If the pipeline can't yield `inputs`.
@@ -75,9 +83,7 @@ class Samples:
         decoder = decoder_for(self.pipe)
         with self.cost.time("decode"), torch.no_grad():
             if decoder is None:
-                given = self._null_arguments(len(latents))
-                # While rewards are asked, the pipeline has its own scheduler.
-                return null_run(self.pipe, self.pipe.scheduler, given, self.template, latents)
+                return self._by_own_tail(latents, rows)
             if getattr(self.pipe, "vae", None) is None:
                 self.count(len(latents))
             return decoder.run(self.pipe, latents, self.expanded.arguments).float()
@@ -99,14 +105,34 @@ class Samples:
         given = {name: value for name, value in whole.items() if name != key}
         return self.expanded.inputs or PerPrompt(type(self.pipe).__name__, given, key)
 
-    def _null_arguments(self, rows: int) -> dict[str, Any]:
-        """Arguments of a call that yields so many samples."""
-        # Any prompt will do: what a loop does with it is undone when the latents are handed over.
-        given = self._by_prompt.call([0], rows)
+    def _by_own_tail(self, latents: Tensor, rows: Tensor | None) -> Any:
+        """Samples of latents (n, *) by null runs, one for each prompt that has its own image."""
+        rows = torch.arange(len(latents)) if rows is None else rows.cpu()
+        began = rows if self.origin is None else self.origin[rows]
+        inputs = self._by_prompt
+        prompt = rows // max(1, len(self.starts) // inputs.prompts)
+        # Without images any prompt will do: what a loop does with it is undone when the latents
+        # are handed over.
+        prompt = prompt if inputs.images else torch.zeros_like(prompt)
+        parts = [(int(p), (prompt == p).nonzero()[:, 0]) for p in prompt.unique()]
+        made = [
+            # While rewards are asked, the pipeline has its own scheduler.
+            null_run(
+                self.pipe,
+                self.pipe.scheduler,
+                self._null_arguments(inputs.call([p], len(own)), began[own].tolist()),
+                self.template,
+                latents[own.to(latents.device)],
+            )
+            for p, own in parts
+        ]
+        return joined(made, [own for _, own in parts])
+
+    def _null_arguments(self, given: dict[str, Any], began: list[int]) -> dict[str, Any]:
+        """Arguments of a call that yields samples of rows that began in these."""
         for name in ("callback_on_step_end", "latents"):
             given.pop(name, None)
         if "strength" in given:
             given["strength"] = 1.0  # two steps of the null run must not become none
         # Encoded images come out as in the run, and nothing is drawn from the global state.
-        generators = copies(self.starts[:rows])
-        return {**given, "output_type": "np", "generator": generators}
+        return {**given, "output_type": "np", "generator": copies(self.starts[i] for i in began)}

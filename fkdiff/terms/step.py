@@ -168,12 +168,12 @@ class Step:
 
     def _read(self, x0: Tensor, inputs: str) -> Any:
         """Clean latents of the unique rows as a reward reads them; None for no rows."""
+        # Alpha also wants the rows, whose attention tells what to cut; so does a pipeline's own
+        # tail, which puts back what a row keeps of its image.
+        by_row = inputs == "rgba" or getattr(self.source, "by_row", False)
         parts = [
-            # Alpha also wants the rows, whose attention tells what to cut.
             self.source.decode(
-                x0[part.to(x0.device)],
-                inputs,
-                *((self.unique[0][part],) if inputs == "rgba" else ()),
+                x0[part.to(x0.device)], inputs, *((self.unique[0][part],) if by_row else ())
             )
             for part in self._parts
         ]

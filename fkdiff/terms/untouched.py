@@ -2,9 +2,10 @@
 
 import functools
 import operator
+import os
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import chdir, contextmanager, suppress
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
@@ -15,12 +16,13 @@ from torch import Tensor, nn
 __all__ = ["untouched"]
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), Tensor)
+_GENERATORS = (torch.Generator, np.random.RandomState)
 _Undo = Callable[[], object]
 
 
 @contextmanager
 def untouched(function: Callable[..., Any]) -> Iterator[None]:
-    """Puts random generators, counters and lists back when the block is left.
+    """Puts random generators, counters, lists and the working folder back at the block's end.
 
     Inside the block the global generators of torch, NumPy and Python start at a fixed seed. What
     the function holds is found in its closure, its attributes and the globals that it names;
@@ -43,7 +45,7 @@ def untouched(function: Callable[..., Any]) -> Iterator[None]:
     numpy, python = np.random.get_state(), random.getstate()
     try:
         cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-        with torch.random.fork_rng(devices=cuda):
+        with chdir(os.getcwd()), torch.random.fork_rng(devices=cuda):
             torch.manual_seed(0)
             np.random.seed(0)
             random.seed(0)
@@ -63,7 +65,7 @@ def _undoing(value: Any, seen: set[int], whole: bool = False) -> Iterator[_Undo]
     if id(value) in seen:
         return
     seen.add(id(value))
-    if isinstance(value, torch.Generator | np.random.RandomState):
+    if isinstance(value, _GENERATORS):
         state = value.get_state()
         yield functools.partial(value.set_state, state)  # pyright: ignore[reportArgumentType]
     elif isinstance(value, np.random.Generator):

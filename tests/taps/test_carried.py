@@ -8,8 +8,12 @@ import torch
 
 from fkdiff.processes import randn_rows
 from fkdiff.processes.shards import Shards
+from fkdiff.refusals import check_shared
+from fkdiff.taps import TapError
+from fkdiff.taps.arguments import expand
 from fkdiff.taps.carried import Carried
 from fkdiff.testing import check_pipeline
+from tests.taps.setups import shared
 from tests.taps.toy import SHAPE, ToyPipeline
 from tests.tiny import SETUPS, given, prepared
 
@@ -84,3 +88,12 @@ class Owner:
 
 def test_only_what_differs_within_a_prompt_counts_and_once():
     assert Owner()(torch.randn(4, 1, 2), Shards(2, 2)) == [True]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_processes_that_share_a_cloud_refuse_what_they_can_t_hand_over(name):
+    tiny = built(name)
+    with pytest.raises(TapError, match="give each process prompts of its own"):
+        check_shared(tiny.pipe, expand(tiny.pipe, (), dict(tiny.call), 2))
+    plain = shared("flux")  # has nothing of the kind
+    check_shared(plain.pipe, expand(plain.pipe, (), dict(plain.call), 2))

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fkdiff.processes import randn_rows
+from fkdiff.taps.samples import Samples
 from fkdiff.testing import check_pipeline
 from tests.taps.setups import shared
 from tests.taps.toy import SHAPE, ToyPipeline
@@ -37,6 +38,13 @@ class _Output(dict):
         super().__init__(images=images)
 
     steering = None
+
+
+def test_samples_that_are_shown_otherwise_than_they_come_out_are_noticed(monkeypatch):
+    usual = Samples.decode
+    monkeypatch.setattr(Samples, "decode", lambda *given: 1 - usual(*given))
+    with pytest.raises(AssertionError, match="samples that rewards are shown"):
+        check_pipeline(shared("sd").pipe, {"num_inference_steps": 4, **shared("sd").call})
 
 
 def test_a_state_that_stays_behind_is_noticed():

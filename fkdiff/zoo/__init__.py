@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 _HERE = Path(__file__).parent
-_ADAPTERS = {"emoji-rl": "emoji_rl"}
+_ADAPTERS = {"emoji-rl": "emoji_rl", "emoji-lcm": "emoji_lcm"}
 _FOLDERS = {
     "emoji": "emoji",
     "emoji-clip": "emoji_clip",

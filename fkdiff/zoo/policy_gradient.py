@@ -22,7 +22,15 @@ from tqdm import tqdm
 from fkdiff.processes import Gaussian, predict_x0, sde_step
 from fkdiff.zoo.loop import Draws, Fit, Trainer
 
-__all__ = ["Policy", "PolicyGradientTask", "advantages", "export_adapter", "surrogate"]
+__all__ = [
+    "Policy",
+    "PolicyGradientTask",
+    "adapted",
+    "advantages",
+    "embedded",
+    "export_adapter",
+    "surrogate",
+]
 
 _TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
 _RANK = 16
@@ -84,20 +92,13 @@ class PolicyGradientTask:
         folder: Path,
         policy: Policy = Policy(),  # noqa: B008  # frozen
     ) -> None:
-        from peft import LoraConfig
-
         torch.manual_seed(fit.seed)
         self.pipe, self.reward, self.prompts, self.policy = pipe, reward, list(prompts), policy
         self.unet: Any = pipe.unet
-        for part in (pipe.unet, pipe.vae, pipe.text_encoder):
-            part.requires_grad_(False).eval()
-        config = LoraConfig(r=_RANK, lora_alpha=_RANK, target_modules=list(_TARGETS))
-        self.unet.add_adapter(config, adapter_name=_NAME)
-        weights = {n.replace(".", "/"): p for n, p in self.unet.named_parameters() if "lora_" in n}
+        modules = adapted(pipe)
         self.kind: str = pipe.scheduler.config.prediction_type
         self.alphas: Tensor = pipe.scheduler.alphas_cumprod.sqrt()
-        self.text = _embedded(pipe, ["", *self.prompts])
-        modules = nn.ModuleDict({"lora": nn.ParameterDict(weights)})
+        self.text = embedded(pipe, ["", *self.prompts])
         self.trainer = Trainer(modules, self.loss, fit, folder)
         self.drawn: dict[str, Tensor] = {}
 
@@ -185,8 +186,21 @@ def surrogate(predicted: Tensor, before: Tensor, target: Tensor, weight: Tensor)
     return (weight * (moved**2).mean(1) + 2 * (weight - 1) * (moved * away).mean(1)).mean()
 
 
+def adapted(pipe: Any) -> nn.ModuleDict:
+    """Freezes a pipeline, gives its U-Net a LoRA, and returns what is to be trained."""
+    from peft import LoraConfig
+
+    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+        part.requires_grad_(False).eval()
+    config = LoraConfig(r=_RANK, lora_alpha=_RANK, target_modules=list(_TARGETS))
+    pipe.unet.add_adapter(config, adapter_name=_NAME)
+    weights = {n.replace(".", "/"): p for n, p in pipe.unet.named_parameters() if "lora_" in n}
+    return nn.ModuleDict({"lora": nn.ParameterDict(weights)})
+
+
 @torch.no_grad()
-def _embedded(pipe: Any, texts: list[str]) -> Tensor:
+def embedded(pipe: Any, texts: list[str]) -> Tensor:
+    """Text states (n, length, width) of a pipeline's encoder."""
     length = pipe.tokenizer.model_max_length
     tokens = pipe.tokenizer(
         texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"

@@ -1,11 +1,11 @@
 """Training recipes of the bundled models: `python -m fkdiff.zoo.train STAGE --out DIR`.
 
 The stages, in order: vae, latents, clip, judge, emoji, vqa, export, measure, sheet, card,
-emoji-rl.
-Training resumes with --resume, and starts from the bundled weights with --warm; emoji-rl tunes the
-bundled emoji. Stage sheet draws pictures to be labelled by eye, and card tells anew how far the
-judge agrees with the labels. The stages that train also run under torchrun, each process with its
-share of the batch.
+emoji-rl, emoji-lcm.
+Training resumes with --resume, and starts from the bundled weights with --warm; emoji-rl and
+emoji-lcm tune the bundled emoji. Stage sheet draws pictures to be labelled by eye, and card tells
+anew how far the judge agrees with the labels. The stages that train also run under torchrun, each
+process with its share of the batch.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from fkdiff.zoo.answer_recipe import AnswerTask
 from fkdiff.zoo.answerer import Answerer
 from fkdiff.zoo.autoencoder import AutoencoderTask
 from fkdiff.zoo.cards import write_card
+from fkdiff.zoo.consistency import ConsistencyTask
 from fkdiff.zoo.denoiser import DenoiserTask
 from fkdiff.zoo.dual_encoder import DualEncoderTask
 from fkdiff.zoo.export import (
@@ -43,7 +44,7 @@ from fkdiff.zoo.judge import load_judge
 from fkdiff.zoo.labels import agreement, draw_sheet
 from fkdiff.zoo.latents import LatentData, cache_latents
 from fkdiff.zoo.loop import Fit, Trainer
-from fkdiff.zoo.measure import PLACEHOLDERS, load_scorer, measure, sample_prompts
+from fkdiff.zoo.measure import PLACEHOLDERS, few_steps, load_scorer, measure, sample_prompts
 from fkdiff.zoo.policy_gradient import Policy, PolicyGradientTask, export_adapter
 from fkdiff.zoo.sprites import Sprites, fetch, load_art
 from fkdiff.zoo.verifier import JudgeTask, exact_share
@@ -139,8 +140,7 @@ def _judge(args: argparse.Namespace) -> None:
 
 def _vqa(args: argparse.Namespace) -> None:
     fit = _fit(args, BATCH["vqa"], 2e-3, hold=0.3, ema=0.998, weight_decay=0.02)
-    pipe: Any = StableDiffusionPipeline.from_pretrained(ZOO / "emoji")
-    pipe.unet.to(memory_format=torch.channels_last)
+    pipe = _emoji_pipe()
     sprites = _sprites(args)
     task = AnswerTask(sprites, pipe, fit, args.out / "vqa")
     _run(task.trainer, args)
@@ -186,11 +186,9 @@ def _facts(args: argparse.Namespace, stage: str) -> dict[str, Any]:
     if not file.exists():  # measured anew, not trained
         bundled = card(NAMES[stage])
         return {"seed": bundled["seed"], "images": bundled["images"], **measured}
-    return {
-        "seed": args.seed,
-        "images": read_part(file, PARTS[stage])[1] * BATCH[stage],
-        **measured,
-    }
+    before = card(NAMES[stage])["images"] if args.warm else 0
+    images = before + read_part(file, PARTS[stage])[1] * BATCH[stage]
+    return {"seed": args.seed, "images": images, **measured}
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -209,8 +207,7 @@ def _measure(args: argparse.Namespace) -> None:
 
 
 def _emoji_rl(args: argparse.Namespace) -> None:
-    pipe: Any = StableDiffusionPipeline.from_pretrained(ZOO / "emoji")
-    pipe.unet.to(memory_format=torch.channels_last)  # a tenth faster on CPUs
+    pipe = _emoji_pipe()
     _, cosines = load_scorer(ZOO / "emoji_clip")
     calibration = card("emoji-clip")["calibration"]
 
@@ -244,6 +241,24 @@ def _emoji_rl(args: argparse.Namespace) -> None:
     write_card("emoji-rl", ZOO / "emoji_rl", facts)
 
 
+def _emoji_lcm(args: argparse.Namespace) -> None:
+    pipe, data = _emoji_pipe(), LatentData.load(args.out / "latents")
+    fit = _fit(args, BATCH["emoji"], 3e-4, hold=0.5, ema=0.99, weight_decay=0.0)
+    task = ConsistencyTask(pipe, data, fit, args.out / "emoji-lcm", batch=BATCH["emoji"])
+    _run(task.trainer, args)
+    export_adapter(task.trainer.averaged(), ZOO / "emoji_lcm")
+    defaults = {"guidance_scale": 1.0, "num_inference_steps": 4}
+    facts = {"defaults": defaults, "quality": few_steps(), "guidance": task.guidance}
+    facts |= {"seed": args.seed, "images": task.trainer.step * BATCH["emoji"]}
+    write_card("emoji-lcm", ZOO / "emoji_lcm", facts)
+
+
+def _emoji_pipe() -> Any:
+    pipe: Any = StableDiffusionPipeline.from_pretrained(ZOO / "emoji")
+    pipe.unet.to(memory_format=torch.channels_last)  # a tenth faster on CPUs
+    return pipe
+
+
 # Stage -> what it does, and how many images it sees by default.
 STAGES: dict[str, tuple[Callable[[argparse.Namespace], None], int]] = {
     "vae": (_vae, 40_000),
@@ -257,6 +272,7 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], None], int]] = {
     "sheet": (_sheet, 100),
     "card": (_card, 1),
     "emoji-rl": (_emoji_rl, 38_400),
+    "emoji-lcm": (_emoji_lcm, 100_000),
 }
 
 

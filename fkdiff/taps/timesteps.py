@@ -91,7 +91,7 @@ def _place_of(timestep: Any, grid: Tensor) -> int:
 
 
 def transitions_ahead(scheduler: Any, timestep: Any) -> int:
-    """Transitions of the run that is about to begin, asked before the scheduler's first step.
+    """Counts the transitions of a run whose scheduler hasn't stepped yet.
 
     Arguments:
         scheduler: The scheduler, its grid set.

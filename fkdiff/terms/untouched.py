@@ -58,7 +58,7 @@ def untouched(function: Callable[..., Any]) -> Iterator[None]:
 
 
 def _undoing(value: Any, seen: set[int], whole: bool = False) -> Iterator[_Undo]:
-    """What puts the state of a value back, and of what it holds; of objects only if asked to.
+    """Yields functions that restore a value and what it holds; an object only if it is whole.
 
     Objects that the function merely uses, such as a pipeline, are left alone.
     """

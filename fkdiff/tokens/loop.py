@@ -79,7 +79,7 @@ class TokenLoop:
         )
 
     def stand_in(self, inputs: str) -> StandIn:
-        """Two rows of the template, filled with a token; which are valid the network tells."""
+        """Returns two rows of the template with one token wherever one is to be drawn."""
         fill = 1 if getattr(self.path, "mask", None) == 0 else 0
         rows = self.template[[0, -1]]
         return StandIn(self.decode(torch.where(rows < 0, fill, rows), inputs), exact=False)

@@ -178,7 +178,7 @@ def test_an_error_gives_the_pipeline_back(sd):
 
 
 def test_classes_keep_their_names_while_they_are_replaced(sd):
-    """Pipelines are told, saved and looked up by the names of their parts' classes."""
+    """Diffusers recognises, saves and finds pipelines by the names of their parts' classes."""
 
     def kinds():
         return [type(sd.pipe), type(sd.pipe.unet)]

@@ -1,4 +1,4 @@
-"""What a tap asks at each step is asked once, and what it remembers is what it would be told."""
+"""A tap reads each level once, and remembers what it would read anew; nothing else is repeated."""
 
 from types import SimpleNamespace
 

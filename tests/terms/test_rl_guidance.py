@@ -64,6 +64,9 @@ def test_schedules_and_intervals():
     term = RLGuidance({"a": 0.5, "b": 1.0}, lambda t: 2 * t, interval=(0.25, 0.75))
     assert term.weights(0.5) == {"a": 0.5, "b": 1.0}
     assert term.weights(0.25) == term.weights(0.8) == {"a": 0.0, "b": 0.0}
+    # Its first transition is the one that ends within it, its last the one that ends with it.
+    assert term.weights(0.2501)["b"] > 0 and term.weights(0.75)["b"] > 0
+    assert term.weights(0.7501)["b"] == 0
     late = run(PAIR, RLGuidance("tuned", 1.0, interval=(0.5, 1)), dtype=torch.float64)
     assert late.cost.denoiser_evaluations == 3 * 30
     with pytest.raises(ValueError, match="w must be finite, got inf at progress 0.5"):

@@ -333,7 +333,7 @@ class PipelineTap:
         """Continue `chosen` rows in what the scheduler returned, and in all that goes with it."""
         self.origin, given = self.origin[chosen], (*call.arguments.values(), *call.output.values())
         given = (*given, *self._companions.ended.values())
-        if self.shards is not None and self.shards.world == 1:
+        if self.shards.world == 1:
             self._samples.origin = self.origin
         moved = [*outputs, *(value for value in given if isinstance(value, Tensor))]
 

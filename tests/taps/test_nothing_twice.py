@@ -104,7 +104,7 @@ def test_arguments_go_on_as_they_came():
 
 
 class HalfVae:
-    """An autoencoder that tells how often it is asked for its type, and what it decodes in."""
+    """An autoencoder that counts the reads of its `dtype` and keeps the types it decodes in."""
 
     def __init__(self, kept, upcast):
         self.config = FrozenDict({"scaling_factor": 1.0, "force_upcast": upcast})
